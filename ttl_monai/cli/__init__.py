@@ -1,0 +1,45 @@
+"""The `ttl` command: a thin face on the package, one file a verb."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+from ttl_monai import __version__
+
+# Each verb is a module of this package with `add_parser(subparsers)`, which sets `run=<function of the arguments>`.
+VERBS = ("points", "datalist", "table")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with every verb."""
+    parser = argparse.ArgumentParser(
+        prog="ttl",
+        description="Truncated transfer learning: keep the lower layers of a pretrained network, drop the rest, "
+        "fine-tune. Training and prediction run through `python -m monai.bundle run`; see the README.",
+    )
+    parser.add_argument("--version", action="version", version=f"ttl-monai {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        importlib.import_module(f"ttl_monai.cli.{verb}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: the arguments after the program's name, default: those of the process.
+
+    Returns:
+        The exit status: 0, or 2 when the input was refused with one message.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"ttl {arguments.verb}: {error}", file=sys.stderr)
+        return 2

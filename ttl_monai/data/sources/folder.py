@@ -1,0 +1,92 @@
+"""A folder of images as a source: one folder a class."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from ttl_monai.data.records import Record, Table
+from ttl_monai.data.sources import add_patient_regex, patient_finder
+
+logger = logging.getLogger(__name__)
+
+HELP = "a folder with one folder of images a class"
+EXAMPLE = r"ttl datalist folder DATA/xrays --patient-regex '([^/]+)_\d+\.png'"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
+SECTION_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this source to `parser`."""
+    add = parser.add_argument
+    add("folder", type=Path, help="the folder that holds a folder for each class")
+    add(
+        "--class-names",
+        nargs="+",
+        metavar="NAME",
+        help="class folders in the order of the labels (default: all, by name)",
+    )
+    add_patient_regex(parser, "an image's path from the class folder on (default: each file is a patient of its own)")
+    add("--suffix", nargs="+", default=list(SUFFIXES), help="endings of the images (default: %(default)s)")
+
+
+def default_dataset_dir(arguments: argparse.Namespace) -> Path:
+    """The folder itself."""
+    return Path(arguments.folder)
+
+
+def read(arguments: argparse.Namespace) -> Table:
+    """List the images of each class folder, the folders in it included.
+
+    Args:
+        arguments: the parsed options of `add_arguments`, and the absolute `dataset_dir`.
+
+    Returns:
+        The records; a record's row is the number of the file, in the order of classes and paths.
+
+    Raises:
+        ValueError: no class folders, folders that are no classes, or no image in one.
+    """
+    folder = arguments.folder.absolute()
+    if not folder.is_relative_to(arguments.dataset_dir):
+        raise ValueError("the folder of images must lie in --dataset-dir")
+    class_names = _class_names(folder, arguments.class_names)
+    find_patient = patient_finder(arguments.patient_regex)
+    suffixes = tuple(suffix.lower() for suffix in arguments.suffix)
+    records: list[Record] = []
+    for label, name in enumerate(class_names):
+        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith("."))
+        images = [path for path in files if path.name.lower().endswith(suffixes)]
+        if not images:
+            raise ValueError(f"the class folder {name!r} has no images; endings looked for: {' '.join(suffixes)}")
+        if len(images) < len(files):
+            logger.warning(
+                "%d files in %r are left out: their ending is not in --suffix", len(files) - len(images), name
+            )
+        for path in images:
+            image = path.relative_to(arguments.dataset_dir).as_posix()
+            patient = find_patient(path.relative_to(folder).as_posix())
+            records.append(Record(len(records) + 1, image, label, patient))
+    if not arguments.patient_regex:
+        logger.warning(
+            "ASSUMPTION: each of the %d files is a patient of its own. If a patient has several images, training and "
+            "test will share patients and the results will be too good; say --patient-regex.",
+            len(records),
+        )
+    return Table("binary" if len(class_names) == 2 else "multi-class", class_names, records)
+
+
+def _class_names(folder: Path, wanted: list[str] | None) -> list[str]:
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if {name.lower() for name in found} <= SECTION_FOLDERS and found:
+        raise ValueError(
+            f"the folders are sections, not classes: {', '.join(found)}; put the class folders together: the split is "
+            "made by patient, here"
+        )
+    names = wanted or found
+    if lacking := [name for name in names if name not in found]:
+        raise ValueError(f"no folder for {', '.join(lacking)}; the folders are {', '.join(found)}")
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"expected at least two different class folders, got {', '.join(names) or 'none'}")
+    return names

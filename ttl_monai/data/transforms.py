@@ -1,0 +1,170 @@
+"""What MONAI lacks: the square crop, and augmentation of a whole batch in one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import monai.engines
+import torch
+import torch.nn.functional as F
+from monai.transforms import CenterSpatialCrop, MapTransform
+from monai.utils import ensure_tuple_rep
+
+__all__ = ["BatchAugment", "CenterSquareCropd", "PrepareBatch"]
+
+
+class CenterSquareCropd(MapTransform):
+    """Crop the centre of the in-plane axes to a square of the short side (the supplement's A.1).
+
+    The in-plane axes are the first two after the channel: (C, H, W) -> (C, S, S) and (C, H, W, D) -> (C, S, S, D),
+    with S = min(H, W).
+
+    Args:
+        keys: the items to crop, channel first.
+        allow_missing_keys: skip keys that an item does not have instead of raising.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Crop each key; the others pass unchanged."""
+        cropped = dict(data)
+        for key in self.key_iterator(cropped):
+            shape = cropped[key].shape
+            if len(shape) not in (3, 4):
+                raise ValueError(f"'{key}' must be (C, H, W) or (C, H, W, D), got shape {tuple(shape)}")
+            side = min(shape[1:3])
+            cropped[key] = CenterSpatialCrop((side, side, -1)[: len(shape) - 1])(cropped[key])
+        return cropped
+
+
+class BatchAugment:
+    """Random crop and rotation of a batch of 2D images in one resampling (the supplement's A.1).
+
+    Each image gets its own window of `spatial_size` at a whole-pixel place, turned about its centre. Pixels come from
+    the full image by bilinear interpolation, so that the corners of a turned window show what is there; only places
+    beyond the image are black (zero), as torchvision's rotation fills them. The random numbers come from torch's
+    global generator on the CPU, the same number for each batch whatever the settings and the device.
+
+    Args:
+        spatial_size: height and width of the result in pixels, one number or two.
+        crop_from: height and width that the images have.
+        rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees].
+        flip: mirror left and right with probability 1/2 (off: the heart is on the left).
+    """
+
+    def __init__(
+        self,
+        spatial_size: int | Sequence[int],
+        *,
+        crop_from: int | Sequence[int] = 256,
+        rotate_degrees: float = 10.0,
+        flip: bool = False,
+    ) -> None:
+        self.spatial_size = ensure_tuple_rep(spatial_size, 2)
+        self.crop_from = ensure_tuple_rep(crop_from, 2)
+        if not all(0 < size <= full for size, full in zip(self.spatial_size, self.crop_from, strict=True)):
+            raise ValueError(
+                f"spatial_size must be between 1 and crop_from {self.crop_from}, got {self.spatial_size}; "
+                "raise crop_from (and the size that images are resized to) or lower spatial_size"
+            )
+        if not 0 <= rotate_degrees <= 180:
+            raise ValueError(f"rotate_degrees must be between 0 and 180, got {rotate_degrees}")
+        self.rotate_degrees = rotate_degrees
+        self.flip = flip
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Augment a batch.
+
+        Args:
+            images: (B, C, H, W), float, with H, W = crop_from.
+
+        Returns:
+            (B, C, h, w) with h, w = spatial_size, in the value range of the input (and 0 beyond its border).
+
+        Raises:
+            ValueError: for another shape.
+            TypeError: for integer images.
+        """
+        if images.ndim != 4 or tuple(images.shape[2:]) != self.crop_from:
+            height, width = self.crop_from
+            raise ValueError(f"images must be (B, C, {height}, {width}) as crop_from says, got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise TypeError(f"images must be of a floating type, got {images.dtype}")
+        images = torch.Tensor(images.as_subclass(torch.Tensor))  # MetaTensor's bookkeeping has no meaning for a batch
+        top, left, angle, mirrored = self._draw(len(images))
+        if self.rotate_degrees == 0:
+            return self._crop(images, top, left, mirrored)
+        theta = self._theta(top, left, angle, mirrored).to(images)
+        grid = F.affine_grid(theta, [len(images), 1, *self.spatial_size], align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Top and left of the windows in pixels, angles in radians, and which are mirrored; each (B,)."""
+        draws = torch.rand(4, count)
+        room = [full - size + 1 for full, size in zip(self.crop_from, self.spatial_size, strict=True)]
+        top, left = (draws[0] * room[0]).floor(), (draws[1] * room[1]).floor()
+        angle = (2 * draws[2] - 1) * math.radians(self.rotate_degrees)
+        return top, left, angle, (draws[3] < 0.5) & self.flip
+
+    def _crop(
+        self, images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirrored: torch.Tensor
+    ) -> torch.Tensor:
+        """Without rotation nothing is resampled: the pixels are copied."""
+        height, width = self.spatial_size
+        places = zip(images, top.int().tolist(), left.int().tolist(), mirrored.tolist(), strict=True)
+        windows = ((image[:, y : y + height, x : x + width], m) for image, y, x, m in places)
+        return torch.stack([window.flip(-1) if m else window for window, m in windows])
+
+    def _theta(
+        self, top: torch.Tensor, left: torch.Tensor, angle: torch.Tensor, mirrored: torch.Tensor
+    ) -> torch.Tensor:
+        """Affine maps (B, 2, 3) from the window's to the image's coordinates, both in [-1, 1] over their extent."""
+        (height, width), (full_height, full_width) = self.spatial_size, self.crop_from
+        cos, sin = angle.cos(), angle.sin()
+        sign = 1 - 2 * mirrored.to(angle.dtype)
+        rows = [
+            torch.stack([sign * cos * width / full_width, -sin * height / full_width], dim=1),
+            torch.stack([sign * sin * width / full_height, cos * height / full_height], dim=1),
+        ]
+        center = torch.stack([(2 * left + width) / full_width - 1, (2 * top + height) / full_height - 1], dim=1)
+        return torch.cat([torch.stack(rows, dim=1), center[..., None]], dim=2)
+
+
+class PrepareBatch(monai.engines.PrepareBatch):
+    """Image and label of a batch on the device, the image augmented there.
+
+    Args:
+        augment: applied to the image batch; give it to the trainer's instance only, the evaluator's has none.
+    """
+
+    def __init__(self, augment: BatchAugment | None = None) -> None:
+        self.augment = augment
+
+    def __call__(
+        self,
+        batchdata: dict[str, torch.Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Move and augment.
+
+        Args:
+            batchdata: has "image" (B, C, ...) and, except at inference, "label".
+            device: where to.
+            non_blocking: as in `Tensor.to`.
+            kwargs: further arguments of `Tensor.to`.
+
+        Returns:
+            The image, and the label or None.
+
+        Raises:
+            ValueError: when the label is an image, which would not move with the augmented one.
+        """
+        image, label = monai.engines.default_prepare_batch(batchdata, device, non_blocking, **kwargs)
+        if self.augment is None:
+            return image, label
+        if label is not None and label.ndim == image.ndim:
+            raise ValueError(f"augment moves the image only, but the label is an image too: {tuple(label.shape)}")
+        return self.augment(image), label

@@ -1,0 +1,163 @@
+"""Tables of results as markdown, and the generated sections of a README that hold them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
+# Column head and the key within one repeat.
+METRICS = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
+# Key within a row, divisor, digits.
+COSTS = (("params", 1e6, 3), ("trainable_params", 1e6, 3), ("macs", 1e9, 3), ("latency_ms", 1, 1))
+HEADS = ("strategy", "cut", *METRICS, "params (M)", "trainable (M)", "MACs (G)", "latency (ms)")
+RESULT_KEYS = ("dataset", "backbone", "weights", "spatial_size", "max_epochs", "command", "rows")
+ROW_KEYS = ("strategy", "cut", "repeats", "params", "trainable_params", "macs", "latency_ms")
+SIGNIFICANCE = 0.05
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The markdown table of one `results.json`: one line a strategy and cut, then what it was measured on.
+
+    Metrics are mean ± sample standard deviation over the repeats; one that is undefined in a repeat is NaN. A value is
+    bold only where it beats every other line in a paired t-test over the same splits (two-sided p < 0.05).
+
+    Args:
+        results: `dataset`, `backbone`, `weights`, `spatial_size` (pixels, one number or one an axis), `max_epochs`,
+            `command` and `rows`; a row has `strategy`, `cut` (None: the whole network), `repeats` (each with `split`,
+            `test_auroc`, `test_auprc`, `test_auprc_trapezoid`), `params`, `trainable_params`, `macs`, `latency_ms`.
+
+    Returns:
+        The table and the lines under it, ending in a newline.
+
+    Raises:
+        ValueError: a key is missing, or there is nothing to show.
+    """
+    _require(results, RESULT_KEYS, "results")
+    rows = sorted(results["rows"], key=_order)
+    if not rows:
+        raise ValueError("results hold no rows; write them with the command that trains the strategies")
+    for row in rows:
+        _require(row, ROW_KEYS, f"the row {row.get('strategy')} {row.get('cut')}")
+        if not row["repeats"]:
+            raise ValueError(f"the row {row['strategy']} {row['cut']} has no repeats")
+        for repeat in row["repeats"]:
+            _require(repeat, ("split", *METRICS.values()), f"a repeat of {row['strategy']} {row['cut']}")
+    bold = {head: _clear_winner(rows, key) for head, key in METRICS.items()}
+    lines = [_line(HEADS), _line(["---", "---"] + ["---:"] * (len(HEADS) - 2))]
+    lines += [_line(_cells(row, [bold[head] == number for head in METRICS])) for number, row in enumerate(rows)]
+    return "\n".join([*lines, "", *_legend(results, rows, any(winner is not None for winner in bold.values()))]) + "\n"
+
+
+def update_section(readme: str, name: str, text: str) -> str:
+    """Replace what stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+
+    Args:
+        readme: the document.
+        name: the name of the section.
+        text: the new content; blank lines around it are made here.
+
+    Returns:
+        The document with the new section; equal to `readme` when nothing changed.
+
+    Raises:
+        ValueError: the two marker lines do not stand there exactly once, in this order.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ValueError(
+            f"expected one section {begin} … {end}, got {readme.count(begin)} and {readme.count(end)} of these lines; "
+            "put the two lines, in this order, where the section shall stand"
+        )
+    head, rest = readme.split(begin)
+    return f"{head}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end)[1]}"
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, float, float, str]:
+    """The strategies in the paper's order, within one the smaller computation first."""
+    strategy = row.get("strategy")
+    position = STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
+    return position, row.get("macs") or 0, row.get("trainable_params") or 0, str(row.get("cut"))
+
+
+def _require(mapping: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    missing = [key for key in keys if key not in mapping]
+    if missing:
+        raise ValueError(f"{where} must have the keys {', '.join(keys)}; missing: {', '.join(missing)}")
+
+
+def _values(row: Mapping[str, Any], key: str) -> dict[int, float]:
+    """Split -> value; a metric that was undefined is null in JSON and NaN here."""
+    return {repeat["split"]: math.nan if repeat[key] is None else float(repeat[key]) for repeat in row["repeats"]}
+
+
+def _clear_winner(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    """The number of the row that beats every other one on the same splits, if there is one."""
+    values = [_values(row, key) for row in rows]
+    splits = sorted(values[0])
+    comparable = all(sorted(each) == splits and not any(map(math.isnan, each.values())) for each in values)
+    if len(rows) < 2 or len(splits) < 2 or not comparable:
+        return None
+    columns = [[each[split] for split in splits] for each in values]
+    best = max(range(len(rows)), key=lambda number: fmean(columns[number]))
+    for number, column in enumerate(columns):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # equal columns: p is NaN, which is no win
+            beaten = number == best or ttest_rel(columns[best], column).pvalue < SIGNIFICANCE
+        if not beaten:
+            return None
+    return best
+
+
+def _cells(row: Mapping[str, Any], bold: Sequence[bool]) -> list[str]:
+    cut = "-" if row["cut"] is None else f"`{row['cut']}`"
+    scores = [_mean_std(list(_values(row, key).values())) for key in METRICS.values()]
+    return [
+        row["strategy"],
+        cut,
+        *(f"**{score}**" if heavy else score for score, heavy in zip(scores, bold, strict=True)),
+        *(_number(row[key], scale, digits) for key, scale, digits in COSTS),
+    ]
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "-" if value is None else f"{value / scale:.{digits}f}"
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    if any(math.isnan(value) for value in values):
+        return "NaN"
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bold: bool) -> list[str]:
+    size = results["spatial_size"]
+    pixels = "x".join(str(side) for side in size) if isinstance(size, Sequence) else f"{size}x{size}"
+    counts = sorted({len(row["repeats"]) for row in rows})
+    repeats = " or ".join(str(count) for count in counts)
+    spread = (
+        "one run, so that no spread is known"
+        if counts == [1]
+        else f"mean ± sample standard deviation over {repeats} repeats, each with its own split by patient"
+    )
+    noise = (
+        "Bold: better than every other line in a paired t-test over the splits (p < 0.05)."
+        if bold
+        else "No value is bold: none beats every other line in a paired t-test over the splits (p < 0.05)."
+    )
+    return [
+        f"Dataset: {results['dataset']}. Backbone: `{results['backbone']}`, weights: `{results['weights']}`, "
+        f"{pixels} pixels, at most {results['max_epochs']} epochs. Test set, {spread}. AUPRC is average "
+        f"precision; the trapezoid stands beside it for comparison with the paper. {noise}",
+        "",
+        f"Repeat it: `{results['command']}`",
+    ]

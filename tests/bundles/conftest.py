@@ -1,0 +1,80 @@
+"""Bundles run in-process on a handful of tiny images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+TINY = {"spatial_size": 32, "batch_size": 8, "max_epochs": 1, "learning_rate": 1e-3, "network_def#weights": "none"}
+
+
+def write_tiny_data(folder: Path, *, counts=(16, 8, 7), seed=0) -> Path:
+    """Noise images, the positive ones with a bright square; two images a patient; returns the datalist."""
+    generator = np.random.default_rng(seed)
+    sections, number = {}, 0
+    (folder / "images").mkdir(parents=True)
+    for name, count in zip(("training", "validation", "test"), counts, strict=True):
+        sections[name] = []
+        for _ in range(count):
+            label = number % 2
+            pixels = generator.integers(0, 120, (40, 48), dtype=np.uint8)
+            if label:
+                pixels[12:28, 16:32] += 120
+            path = f"images/{number:03d}.png"
+            Image.fromarray(pixels).save(folder / path)
+            sections[name].append({"image": path, "label": label, "patient": f"{name}-{number // 2}"})
+            number += 1
+    header = {
+        "name": "tiny", "task": "binary", "class_names": ["negative", "positive"], "seed": seed, "repeat": 0,
+        "source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests",
+    }
+    counts_ = {name: {"negative": sum(not r["label"] for r in rows), "positive": sum(r["label"] for r in rows)}
+               for name, rows in sections.items()}
+    path = folder / "tiny.json"
+    path.write_text(json.dumps({**header, "counts": counts_, **sections}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """The datalist of the tiny images; its folder is their dataset_dir."""
+    return write_tiny_data(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def make_workflow(tiny_data, tmp_path):
+    """Build and initialise a workflow of `covid_ttl` on the tiny images, everything written below tmp_path."""
+
+    def make(*names: str, workflow_type="train", bundle="covid_ttl", **overrides) -> ConfigWorkflow:
+        settings = {
+            "dataset_dir": str(tiny_data.parent),
+            "datalist": str(tiny_data),
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "run"),
+        }
+        settings |= TINY if "evaluate.json" not in names else {"batch_size": 8}
+        settings |= overrides
+        files = [str(BUNDLES / bundle / "configs" / name) for name in names]
+        workflow = ConfigWorkflow(
+            files, logging_file=False, workflow_type=workflow_type,
+            **{key: value for key, value in settings.items() if value is not ...},
+        )
+        workflow.initialize()
+        return workflow
+
+    return make
+
+
+@pytest.fixture
+def trained(make_workflow, tmp_path) -> Path:
+    """The folder of a finished tiny training of a cut network."""
+    workflow = make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": "blocks.1"})
+    workflow.run()
+    workflow.finalize()
+    return tmp_path / "run"

@@ -1,0 +1,174 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ttl_monai.handlers.checkpoint import EPOCH_SEED_STEP
+
+
+def history(folder):
+    return json.loads((folder / "run.json").read_text())["history"]
+
+
+@pytest.mark.parametrize(
+    ("overlays", "knob"),
+    [
+        ([], {}),
+        (["strategy_htl.json"], {"freeze_up_to": "all"}),
+        (["strategy_lwft.json"], {"freeze_up_to": "blocks.1"}),
+        (["strategy_tf.json"], {"slim_after": "blocks.3"}),
+        (["strategy_ttl.json"], {"truncate_at": "blocks.3"}),
+    ],
+    ids=["ftl", "htl", "lwft", "tf", "ttl"],
+)
+def test_every_strategy_trains_an_epoch(make_workflow, tmp_path, overlays, knob):
+    workflow = make_workflow("train.json", *overlays)
+    assert workflow.check_properties() == []
+    start = {k: v.clone() for k, v in workflow.parser.get_parsed_content("network_def").state_dict().items()}
+    workflow.run()
+    workflow.finalize()
+    run, model = (json.loads((tmp_path / "run" / name).read_text()) for name in ("run.json", "model.json"))
+    assert run["status"] == "finished"
+    assert math.isfinite(run["history"][0]["train_loss"])
+    assert {**model["network_def"], **knob} == model["network_def"]
+    assert model["network_def"]["num_classes"] == 2
+    assert [each["_target_"] for each in model["preprocessing"]["transforms"]][-1] == "Resized"
+    assert model["preprocessing"]["transforms"][-1]["spatial_size"] == [32, 32]
+    assert (tmp_path / "run/curves.png").exists()
+    state = torch.load(tmp_path / "run/model.pt", weights_only=True)
+    moved = {name for name in state if not torch.equal(state[name], start[name])}
+    assert "head.weight" in {name.split("head.")[0] + "head.weight" for name in moved if "head" in name}
+    if "HTL" in run["strategy"]:
+        assert all("backbone" not in name for name in moved), "a frozen backbone moved"
+    else:
+        assert any("backbone" in name for name in moved)
+
+
+def test_settings_come_from_the_protocol_on_own_data(make_workflow):
+    workflow = make_workflow("train.json", spatial_size=..., batch_size=..., max_epochs=..., learning_rate=...)
+    get = workflow.parser.get_parsed_content
+    assert [get(key) for key in ("spatial_size", "cached_size", "batch_size", "max_epochs", "learning_rate")] == [
+        224, 256, 64, 200, 1e-4,
+    ]
+    scheduler = get("lr_scheduler")
+    assert (scheduler.mode, scheduler.factor, scheduler.patience) == ("max", 0.5, 5)
+
+
+def test_nothing_is_written_into_the_working_directory(make_workflow, tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    workflow = make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": "blocks.0"})
+    workflow.run()
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+@pytest.mark.parametrize("kill_at", [3, 5], ids=["second-epoch", "third-epoch"])
+def test_a_run_that_is_resumed_ends_with_the_same_weights(make_workflow, tmp_path, kill_at):
+    def train(name, **overrides):
+        workflow = make_workflow(
+            "train.json", "strategy_ttl.json", output_dir=str(tmp_path / name), max_epochs=3,
+            **{"cuts#ttl": "blocks.1"}, **overrides,
+        )
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        return workflow, trainer
+
+    def stop(engine):
+        if engine.state.iteration == kill_at:
+            raise KeyboardInterrupt
+
+    straight, _ = train("straight")
+    straight.run()
+    killed, trainer = train("killed")
+    trainer.add_event_handler("iteration_started", stop)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    resumed, _ = train("killed", resume="auto")
+    resumed.run()
+    for name in ("model.pt", "last.pt"):
+        a, b = (torch.load(tmp_path / folder / name, weights_only=True) for folder in ("straight", "killed"))
+        a, b = (state.get("network", state) for state in (a, b))
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    assert EPOCH_SEED_STEP > 1
+
+
+def test_a_nan_loss_names_the_images_of_its_batch(make_workflow):
+    workflow = make_workflow("train.json", "strategy_ttl.json", learning_rate=1e38, max_epochs=3)
+    with pytest.raises(Exception, match="training loss is (nan|inf)") as caught:
+        workflow.run()
+    assert "images/0" in str(caught.value)
+
+
+def test_cached_features_train_the_same_head(make_workflow, tmp_path):
+    """Without augmentation, features served from memory give the training that computing them anew gives."""
+    states = []
+    for name, cached in (("plain", False), ("cached", True)):
+        workflow = make_workflow(
+            "train.json", "strategy_htl.json", output_dir=str(tmp_path / name), max_epochs=3, cache_features=cached,
+            **{"train#augment#crop_from": 32, "train#augment#rotate_degrees": 0.0, "cached_size": 32,
+               "network_def#truncate_at": "blocks.2", "memory_format": "contiguous_format"},
+        )
+        workflow.run()
+        states.append(torch.load(tmp_path / name / "model.pt", weights_only=True))
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], atol=2e-3, rtol=2e-3, msg=key)
+
+
+def test_cached_features_need_a_frozen_part(make_workflow):
+    with pytest.raises(Exception, match="nothing is frozen|no frozen part"):
+        make_workflow("train.json", cache_features=True).run()
+
+
+def evaluate(make_workflow, trained, *more, **overrides):
+    overrides = {"output_dir": ..., "run_dir": str(trained), **overrides}
+    workflow = make_workflow("train.json", *more, "evaluate.json", **overrides)
+    workflow.run()
+    workflow.finalize()
+    return json.loads((trained / "test/metrics.json").read_text())
+
+
+def test_evaluation_reads_everything_from_the_run(make_workflow, trained, tiny_data):
+    metrics = evaluate(make_workflow, trained)
+    model = json.loads((trained / "model.json").read_text())
+    assert metrics["n"] == 7
+    assert metrics["model_sha256"] == model["sha256"]
+    assert metrics["threshold"] == model["threshold"]
+    assert metrics["same_datalist_as_training"] is True
+    rows = list(csv.DictReader((trained / "test/predictions.csv").open()))
+    assert [row["patient"] for row in rows] == [
+        item["patient"] for item in json.loads(tiny_data.read_text())["test"]
+    ]
+    scores = np.array([float(row["probability_positive"]) for row in rows])
+    positive = np.array([row["label"] == "positive" for row in rows])
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
+    assert metrics["test_auroc"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert [row["decision"] == "positive" for row in rows] == list(scores >= model["threshold"])
+    assert (trained / "test/roc_pr.png").stat().st_size > 1000
+
+
+def test_a_network_that_differs_from_the_run_is_an_error_naming_both(make_workflow, trained):
+    with pytest.raises(Exception, match=r'asks for \{"truncate_at": "blocks.2"\}.*trained with \{"truncate_at": "blocks.1"\}'):
+        evaluate(make_workflow, trained, **{"network_def#truncate_at": "blocks.2"})
+
+
+def test_a_changed_checkpoint_is_refused(make_workflow, trained):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    torch.save(state | {"mean": state["mean"] + 1}, trained / "model.pt")
+    with pytest.raises(Exception, match="SHA-256 differs"):
+        evaluate(make_workflow, trained)
+
+
+def test_prediction_of_a_folder_equals_the_evaluation(make_workflow, trained, tiny_data, tmp_path):
+    evaluate(make_workflow, trained)
+    workflow = make_workflow(
+        "inference.json", workflow_type="infer", run_dir=str(trained), file_names=True, datalist=...,
+        output_dir=str(tmp_path / "out"), **dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_def#weights"), ...),
+    )
+    assert workflow.check_properties() == []
+    workflow.run()
+    predicted = {row["image"]: float(row["probability_positive"]) for row in csv.DictReader((tmp_path / "out/predictions.csv").open())}
+    assert "tiny.json" not in predicted
+    for row in csv.DictReader((trained / "test/predictions.csv").open()):
+        assert predicted[row["image"]] == pytest.approx(float(row["probability_positive"]), abs=1e-5)

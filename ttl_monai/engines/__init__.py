@@ -1,0 +1,37 @@
+"""What ties a bundle's config together: the workflow's checks, its data, its runs."""
+
+from ttl_monai.engines.datasets import (
+    announce,
+    check_classes,
+    evaluation_facts,
+    inference_items,
+    join_processes,
+    open_data,
+)
+from ttl_monai.engines.runs import (
+    build_network,
+    build_preprocessing,
+    find_run,
+    load_spec,
+    model_spec,
+    run_facts,
+)
+from ttl_monai.engines.workflow import find_workflow, literal, prepare_workflow
+
+__all__ = [
+    "announce",
+    "build_network",
+    "build_preprocessing",
+    "check_classes",
+    "evaluation_facts",
+    "find_run",
+    "find_workflow",
+    "inference_items",
+    "join_processes",
+    "literal",
+    "load_spec",
+    "model_spec",
+    "open_data",
+    "prepare_workflow",
+    "run_facts",
+]

@@ -1,0 +1,126 @@
+"""The data of a bundle: the user's own, or made on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttl_monai.data import Datalist, XrayReader, demo_phantom
+
+logger = logging.getLogger(__name__)
+
+
+def open_data(dataset_dir: str | None, datalist: str | None, demo_dir: str) -> Datalist:
+    """The datalist to train or evaluate on.
+
+    Args:
+        dataset_dir: folder that the list's paths start from; None for made data.
+        datalist: the datalist file.
+        demo_dir: where made data lies, and is made on first use.
+
+    Raises:
+        ValueError: if only one of the two is given.
+        OSError: if files are missing.
+    """
+    if (dataset_dir is None) != (datalist is None):
+        given, missing = ("dataset_dir", "datalist") if datalist is None else ("datalist", "dataset_dir")
+        raise ValueError(
+            f"--{given} was given without --{missing}: pass both (`ttl datalist --help` makes a datalist), or neither "
+            "to train on made images."
+        )
+    if dataset_dir is None or datalist is None:
+        return Datalist.load(demo_phantom(demo_dir), demo_dir)
+    return Datalist.load(datalist, dataset_dir)
+
+
+def announce(data: Datalist, strategy: str, settings: Mapping[str, Any]) -> None:
+    """Say in one line what is about to be trained, on what, with which settings."""
+    shown = ", ".join(f"{name} {value}" for name, value in settings.items())
+    counts = ", ".join(f"{len(data.section(name))} {name}" for name in ("training", "validation", "test"))
+    logger.info("%s on %s (%s): %s.", strategy, data.name, counts, shown)
+
+
+def inference_items(dataset_dir: str | None, demo_dir: str, *, file_names: bool = False) -> list[dict[str, Any]]:
+    """The images to predict.
+
+    Args:
+        dataset_dir: one image file, or a folder that is searched with its subfolders; None takes the made test images.
+        demo_dir: where made data lies.
+        file_names: identify images by their path below `dataset_dir` in the results. Off by default, since names of
+            files and folders often hold those of patients: then by the first 16 hex digits of the content's SHA-256.
+
+    Returns:
+        Items with `image` (path) and `image_id`, in the order of the sorted paths.
+
+    Raises:
+        ValueError: if there is no file.
+    """
+    if dataset_dir is None:
+        data = Datalist.load(demo_phantom(demo_dir), demo_dir)
+        return [{"image": item["image"], "image_id": item["image_id"]} for item in data.section("test")]
+    root = Path(dataset_dir)
+    if not root.exists():
+        raise ValueError(f"--dataset_dir must be an image file or a folder of images, but {root} does not exist.")
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    reader = XrayReader()
+    paths = [root] if root.is_file() else [path for path in files if reader.verify_suffix(path)]
+    if not paths:
+        raise ValueError(f"no image was found among the {len(files)} files of the folder {root}.")
+    if len(paths) < len(files):
+        verb = "is" if len(files) - len(paths) == 1 else "are"
+        logger.info("%d of %d files %s left out: no images by name or content.", len(files) - len(paths), len(files), verb)
+    base = root.parent if root.is_file() else root
+    return [
+        {
+            "image": str(path),
+            "image_id": path.relative_to(base).as_posix()
+            if file_names
+            else hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        }
+        for path in paths
+    ]
+
+
+def check_classes(spec: Mapping[str, Any], data: Datalist) -> list[str]:
+    """The class names of a run, after checking that a datalist has the same ones in the same order.
+
+    Raises:
+        ValueError: naming both.
+    """
+    trained, listed = list(spec["class_names"]), list(data.class_names)
+    if trained != listed:
+        raise ValueError(f"the run was trained on the classes {trained}, but the datalist {data.name} has {listed}.")
+    return trained
+
+
+def evaluation_facts(spec: Mapping[str, Any], data: Datalist) -> dict[str, Any]:
+    """What `metrics.json` says besides the metrics; warns when the list is not the one of the training."""
+    if spec["data_sha256"] != data.sha256:
+        logger.warning(
+            "The datalist %s is not the one that the run was trained on: make sure that no patient of the training is "
+            "in it, or the result is too good.",
+            data.name,
+        )
+    return {
+        "strategy": spec["strategy"],
+        "epoch": spec["epoch"],
+        "model_sha256": spec["sha256"],
+        "data_sha256": data.sha256,
+        "same_datalist_as_training": spec["data_sha256"] == data.sha256,
+    }
+
+
+def join_processes(device: torch.device) -> None:
+    """Join the processes that torchrun started: NCCL with CUDA, else gloo."""
+    if torch.distributed.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # A lost process ends the others in minutes, not in the half hour of the default.
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=5))

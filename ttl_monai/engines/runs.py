@@ -1,0 +1,150 @@
+"""Runs as later commands see them: which is the last one, what its model is, the network with its weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle.config_parser import ConfigParser
+
+from ttl_monai.engines.workflow import find_workflow, literal
+from ttl_monai.handlers.files import file_sha256
+from ttl_monai.networks import count_macs, count_params
+
+logger = logging.getLogger(__name__)
+
+
+def model_spec() -> dict[str, Any]:
+    """What the model of the running training is, for `model.json`: everything that a prediction needs.
+
+    Returns:
+        The resolved network definition, evaluation preprocessing, task and class names.
+    """
+    workflow = find_workflow()
+    keys = {"network_def": "network_def", "preprocessing": "validate#preprocessing", "strategy": "strategy"}
+    spec = {name: literal(workflow, key) for name, key in keys.items()}
+    data = workflow.parser.get_parsed_content("data")
+    return {
+        **spec,
+        "spatial_size": workflow.parser.get_parsed_content("spatial_size"),
+        "task": data.task,
+        "class_names": list(data.class_names),
+        "data_sha256": data.sha256,
+    }
+
+
+def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, Any]:
+    """What `run.json` says of a training besides its course.
+
+    Args:
+        network: the bare network, for its size.
+        device: where it runs.
+
+    Returns:
+        Strategy, seed, data hash and counts, parameters, MACs (paper's convention, at the run's image size), device,
+        and the merged config.
+    """
+    workflow = find_workflow()
+    content = workflow.parser.get_parsed_content
+    data, size = content("data"), content("spatial_size")
+    example = torch.zeros(1, content("in_channels"), size, size, device=device)
+    return {
+        "strategy": content("strategy"),
+        "seed": content("seed"),
+        "data": {"name": data.name, "sha256": data.sha256, "counts": data.header.get("counts")},
+        "params": count_params(network),
+        "trainable_params": sum(each.numel() for each in network.parameters() if each.requires_grad),
+        "macs": count_macs(network, example),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "config": json.loads(json.dumps(workflow.parser.config, default=str)),
+    }
+
+
+def find_run(run_dir: str | Path | None, bundle_root: str | Path) -> Path:
+    """The folder of a finished or running training.
+
+    Args:
+        run_dir: the folder, or None for the newest one under the bundle's `eval` folder.
+        bundle_root: the bundle's folder.
+
+    Raises:
+        ValueError: if there is none, saying how to make one.
+    """
+    if run_dir is not None:
+        folder = Path(run_dir)
+        if not (folder / "model.json").is_file() or not (folder / "model.pt").is_file():
+            raise ValueError(f"{folder} is no training run: it has no model.pt with a model.json. Pass --run_dir DIR.")
+        return folder
+    specs = list(Path(bundle_root, "eval").glob("*/model.json"))
+    if not specs:
+        raise ValueError(
+            f"no training run was found under {Path(bundle_root, 'eval')}. Train first (python -m monai.bundle run "
+            "--config_file .../train.json), or name a run by --run_dir DIR."
+        )
+    return max(specs, key=lambda path: path.stat().st_mtime).parent
+
+
+def load_spec(run_dir: str | Path) -> dict[str, Any]:
+    """The content of a run's `model.json`, after checking that its `model.pt` is the one that it describes.
+
+    Raises:
+        ValueError: if the two do not belong together.
+    """
+    folder = Path(run_dir)
+    spec = json.loads((folder / "model.json").read_text())
+    if file_sha256(folder / "model.pt") != spec["sha256"]:
+        raise ValueError(
+            f"{folder / 'model.pt'} is not the file that model.json describes (its SHA-256 differs): it was changed, "
+            "or the run was killed between the two. Go on with --resume auto, or train anew."
+        )
+    return dict(spec)
+
+
+def build_network(run_dir: str | Path) -> torch.nn.Module:
+    """The network of a run with its trained weights, in evaluation mode.
+
+    Its definition comes from the run. Where the command line or an overlay asks for another one, that is an error.
+
+    Args:
+        run_dir: the folder of the run.
+
+    Raises:
+        ValueError: if the config asks for a network that differs from the run's (both are named).
+    """
+    spec = load_spec(run_dir)
+    _check_wish(spec["network_def"])
+    # The checkpoint brings all weights and the normalisation: nothing pretrained is to be fetched.
+    parser = ConfigParser({"network": {**spec["network_def"], "weights": "none"}})
+    network = parser.get_parsed_content("network")
+    state = torch.load(Path(run_dir, "model.pt"), map_location="cpu", weights_only=True)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def build_preprocessing(run_dir: str | Path) -> Any:
+    """The evaluation preprocessing of a run, as one transform."""
+    return ConfigParser({"preprocessing": load_spec(run_dir)["preprocessing"]}).get_parsed_content("preprocessing")
+
+
+def _check_wish(trained: dict[str, Any]) -> None:
+    """Compare the network that the command line or an overlay asks for with the trained one."""
+    workflow = find_workflow()
+    if "network_def" not in workflow.parser or not isinstance(workflow.parser["network_def"], dict):
+        return
+    base = ConfigParser.load_config_file(Path(workflow.config_root_path, "train.json"))["network_def"]
+    asked = {
+        name: literal(workflow, f"network_def#{name}") if isinstance(value, str) else value
+        for name, value in workflow.parser["network_def"].items()
+        if name not in base or value != base[name]
+    }
+    wrong = {name: value for name, value in asked.items() if trained.get(name) != value}
+    if wrong:
+        has = {name: trained.get(name) for name in wrong}
+        raise ValueError(
+            f"the config asks for {json.dumps(wrong)}, but the run was trained with {json.dumps(has)}. Leave the "
+            "setting out (the network is taken from the run), or name the run that has it by --run_dir DIR."
+        )

@@ -1,0 +1,208 @@
+"""What a bundle config asks of the running MONAI workflow: where it is, what was overridden, one clear error."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import logging
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ConfigWorkflow, run
+from monai.bundle.config_parser import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+logger = logging.getLogger(__name__)
+
+# Keys that MONAI itself gives a meaning in any component.
+_COMPONENT_KEYS = {"_target_", "_disabled_", "_requires_", "_mode_", "_desc_"}
+
+
+def find_workflow() -> ConfigWorkflow:
+    """The workflow whose config is being evaluated, found among the callers.
+
+    MONAI gives a config no handle on its own workflow.
+
+    Raises:
+        RuntimeError: if no ConfigWorkflow is running.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        workflow = frame.f_locals.get("self")
+        if isinstance(workflow, ConfigWorkflow):
+            return workflow
+        frame = frame.f_back
+    raise RuntimeError("this function is for bundle configs: no MONAI ConfigWorkflow is running.")
+
+
+def prepare_workflow() -> None:
+    """Check the overrides of the running workflow; the first item of `initialize` in every entry config.
+
+    `--run DIR` is accepted for `--run_dir DIR`: MONAI would take it as a new `run` section and do nothing.
+
+    Raises:
+        ValueError: naming each override that no config knows, with the nearest valid key.
+    """
+    _shorten_errors()
+    workflow = find_workflow()
+    parser = workflow.parser
+    known = _known_configs(workflow)
+    if isinstance(parser["run"], str) and "run_dir" in parser:
+        parser["run_dir"] = parser["run"]
+        parser["run"] = next(config["run"] for config in reversed(_given_configs(workflow)) if "run" in config)
+        parser.parse(reset=True)
+    unknown = _unknown_ids(parser.config, known)
+    if unknown:
+        raise ValueError(_describe(unknown, known))
+
+
+def literal(workflow: ConfigWorkflow, key: str) -> Any:
+    """A part of the config with its references and expressions resolved, but no `_target_` instantiated.
+
+    Args:
+        workflow: the running workflow.
+        key: id of the part, such as `network_def` or `validate#preprocessing`.
+
+    Returns:
+        Plain JSON values.
+
+    Raises:
+        TypeError: if an expression inside gives something that JSON cannot hold.
+    """
+
+    def resolve(value: Any, id_: str) -> Any:
+        if isinstance(value, dict):
+            return {name: resolve(item, f"{id_}::{name}") for name, item in value.items() if name != "_desc_"}
+        if isinstance(value, list):
+            return [resolve(item, f"{id_}::{index}") for index, item in enumerate(value)]
+        if isinstance(value, str) and value[:1] in ("$", "@"):
+            if value[0] == "@" and isinstance(workflow.parser[value[1:]], (dict, list)):
+                return resolve(workflow.parser[value[1:]], value[1:])
+            value = workflow.parser.get_parsed_content(id_)
+        json.dumps(value)
+        return value
+
+    return resolve(workflow.parser[key], key)
+
+
+def _given_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
+    """The entry config of a workflow and the bundle's other configs, as they stand in the files."""
+    folder = Path(workflow.config_root_path)
+    return [ConfigParser.load_config_file(path) for path in sorted(folder.glob("*.json")) if path.stem != "metadata"]
+
+
+def _known_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
+    configs = [_nested(config) for config in _given_configs(workflow)]
+    tracking = [dict(settings["configs"]) for settings in DEFAULT_EXP_MGMT_SETTINGS.values()]
+    return [*configs, *tracking, {"_meta_": {}}]
+
+
+def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Spread the `a#b` and `+a` keys of an overlay into the tree that they patch."""
+    tree: dict[str, Any] = {}
+    for key, value in config.items():
+        *parents, leaf = ReferenceResolver.split_id(key.lstrip("+"))
+        node = tree
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                break
+            node = child
+        else:
+            node.setdefault(leaf, value)
+    return tree
+
+
+def _unknown_ids(config: Mapping[str, Any], known: list[dict[str, Any]]) -> list[str]:
+    """The ids of a merged config that no known config has, no reference uses and no component takes."""
+    used = set(_references(config))
+
+    def walk(node: Mapping[str, Any], peers: list[Mapping[str, Any]], prefix: str) -> Iterator[str]:
+        names = {name for peer in peers for name in peer}
+        targets = {peer.get("_target_") for peer in peers} - {None}
+        for name, value in node.items():
+            id_ = f"{prefix}{name}"
+            if "_target_" in node:
+                if name not in _COMPONENT_KEYS and name not in names and not _takes(node["_target_"], name):
+                    yield id_
+                if node["_target_"] not in targets:
+                    continue
+            elif name not in names and name not in _COMPONENT_KEYS:
+                if id_ not in used:
+                    yield id_
+                continue
+            inner = [peer[name] for peer in peers if isinstance(peer.get(name), dict)]
+            if isinstance(value, dict) and inner:
+                yield from walk(value, inner, f"{id_}#")
+
+    return list(walk(config, list(known), ""))
+
+
+def _references(node: Any) -> Iterator[str]:
+    """Every id that a reference or a macro inside a config names, and the ids above it."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _references(item)
+    elif isinstance(node, str):
+        names = list(ReferenceResolver.match_refs_pattern(node))
+        if node.startswith("%"):
+            names.append(node[1:])
+        for name in names:
+            parts = ReferenceResolver.split_id(name)
+            yield from ("#".join(parts[: end + 1]) for end in range(len(parts)))
+
+
+def _takes(target: str, name: str) -> bool:
+    """Whether a component's constructor takes an argument of this name."""
+    component = locate(target) if isinstance(target, str) else target
+    if component is None or not callable(component):
+        return True  # MONAI itself says that it cannot be found
+    parameters = inspect.signature(component).parameters.values()
+    return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+
+
+def _describe(unknown: list[str], known: list[dict[str, Any]]) -> str:
+    valid = {id_ for config in known for id_ in _ids(config)} | set(inspect.signature(run).parameters)
+    lines = []
+    for id_ in unknown:
+        near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        lines.append(f"{id_!r} is no setting of this bundle{hint}")
+    return "; ".join(lines) + " Nothing was run. The settings and their meanings stand at the top of train.json."
+
+
+def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _ids(value, f"{prefix}{name}#")
+
+
+def _shorten_errors() -> None:
+    """Let an error end MONAI's command line with its cause in one line; MONAI's nested traceback hides it.
+
+    Only for `python -m monai.bundle`, never in a user's own process. TTL_TRACEBACK=1 keeps the traceback.
+    """
+    import os
+
+    if not sys.argv or Path(sys.argv[0]).parent.name != "bundle" or os.environ.get("TTL_TRACEBACK") == "1":
+        return
+
+    def report(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        cause = error
+        while cause.__cause__ is not None or (cause.__context__ is not None and not cause.__suppress_context__):
+            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+        if isinstance(cause, (ValueError, TypeError, OSError, ArithmeticError)):
+            sys.stderr.write(f"error: {cause}\n(TTL_TRACEBACK=1 shows where it was raised)\n")
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report

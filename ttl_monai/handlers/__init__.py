@@ -1,0 +1,22 @@
+"""Ignite handlers: what happens around an epoch."""
+
+from ttl_monai.handlers.checkpoint import RunCheckpoint
+from ttl_monai.handlers.feature_cache import FeatureCache
+from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
+from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
+from ttl_monai.handlers.record import RunRecord
+from ttl_monai.handlers.stops import LrFloorStop, StopOnNonFiniteLoss
+
+__all__ = [
+    "Auprc",
+    "Auroc",
+    "FeatureCache",
+    "LrFloorStop",
+    "OperatingPoint",
+    "PredictionWriter",
+    "RunCheckpoint",
+    "RunRecord",
+    "StopOnNonFiniteLoss",
+    "is_better",
+    "to_columns",
+]

@@ -1,0 +1,206 @@
+"""Predictions of a validation, an evaluation or an inference: kept with pseudonymous keys, scored, written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from ttl_monai.analysis import (
+    auprc_trapezoid,
+    auroc,
+    average_precision,
+    operating_point,
+    sensitivity_specificity,
+)
+from ttl_monai.handlers.files import write_atomically
+from ttl_monai.handlers.metrics import TASKS, to_columns
+from ttl_monai.reports import plot_roc_pr
+
+logger = logging.getLogger(__name__)
+
+
+class _Predictions:
+    """Collect probabilities, labels and keys of an epoch over all ranks."""
+
+    def __init__(self, *, task: str, class_names: Sequence[str]) -> None:
+        if task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+        self.task, self.class_names = task, tuple(class_names)
+        self._rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator whose outputs are decollated (one dictionary an item)."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
+
+    def _clear(self, engine: Engine) -> None:
+        self._rows = []
+
+    def _collect(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            label = item.get("label")
+            self._rows.append(
+                {
+                    "patient": str(item.get("patient", "")),
+                    "image_id": str(item["image_id"]),
+                    "probabilities": torch.as_tensor(output["pred"]).float().cpu().numpy().tolist(),
+                    "label": None if label is None else np.asarray(label, dtype=float).tolist(),
+                }
+            )
+
+    def _gathered(self) -> list[dict[str, Any]]:
+        if idist.get_world_size() == 1:
+            return self._rows
+        parts: list[Any] = [None] * idist.get_world_size()
+        torch.distributed.all_gather_object(parts, self._rows)
+        # A DistributedSampler deals the items out in turn: put them back into the order of the data set.
+        longest = max(len(part) for part in parts)
+        return [part[index] for index in range(longest) for part in parts if index < len(part)]
+
+    def _columns(self, rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        probabilities = torch.tensor([row["probabilities"] for row in rows])
+        labels = torch.tensor([row["label"] for row in rows])
+        scores, targets = to_columns(probabilities, labels, task=self.task)
+        return scores.numpy(), targets.numpy()
+
+    def _end(self, engine: Engine) -> None:
+        raise NotImplementedError
+
+
+class OperatingPoint(_Predictions):
+    """Choose the operating point on the validation split of a binary task, after each validation.
+
+    Puts `val_threshold` (of maximal Youden index), `val_sensitivity` and `val_specificity` into the engine's metrics,
+    from where the threshold of the best epoch goes into `model.json`. Other tasks have no single operating point:
+    nothing is added. Attach to the evaluator, on every rank.
+
+    Args:
+        task: "binary", "multi-class" or "multi-label".
+        class_names: names in the order of the network's outputs.
+
+    Raises:
+        ValueError: if the task is unknown.
+    """
+
+    def _end(self, engine: Engine) -> None:
+        rows = self._gathered()
+        if self.task != "binary" or not rows:
+            return
+        scores, targets = self._columns(rows)
+        threshold = operating_point(targets[:, 0], scores[:, 0])
+        sensitivity, specificity = sensitivity_specificity(targets[:, 0], scores[:, 0], threshold)
+        engine.state.metrics.update(
+            val_threshold=float(threshold), val_sensitivity=float(sensitivity), val_specificity=float(specificity)
+        )
+
+
+class PredictionWriter(_Predictions):
+    """Write `predictions.csv`, and where labels are known `metrics.json` and `roc_pr.png`.
+
+    The CSV has the patient's key, the image's id (both pseudonymous unless the list is of public data), the label, a
+    probability a class and, for a binary task, the decision at the operating point. Attach to the evaluator of an
+    evaluation or inference, on every rank; rank 0 writes.
+
+    Args:
+        task: "binary", "multi-class" or "multi-label".
+        class_names: names in the order of the network's outputs.
+        output_dir: where the files go.
+        threshold: operating point of class 1, as chosen on validation; None leaves the decision out.
+        section: prefix of the metrics' names, such as "test".
+        facts: more entries for `metrics.json`.
+
+    Raises:
+        ValueError: if the task is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        class_names: Sequence[str],
+        output_dir: str | Path,
+        threshold: float | None = None,
+        section: str = "test",
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(task=task, class_names=class_names)
+        self.output_dir, self.threshold, self.section = Path(output_dir), threshold, section
+        self.facts = dict(facts or {})
+
+    def _end(self, engine: Engine) -> None:
+        rows = self._gathered()
+        if idist.get_rank() != 0:
+            return
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.output_dir / "predictions.csv", self._csv(rows).encode())
+        written = ["predictions.csv"]
+        if rows and all(row["label"] is not None for row in rows):
+            metrics = {**self.facts, "n": len(rows), **self._metrics(rows)}
+            write_atomically(self.output_dir / "metrics.json", json.dumps(metrics, indent=4).encode())
+            scores, targets = self._columns(rows)
+            names = self.class_names[1:] if self.task == "binary" else self.class_names
+            plot_roc_pr(targets, scores, names, self.output_dir / "roc_pr.png", threshold=self.threshold)
+            written += ["metrics.json", "roc_pr.png"]
+        logger.info("Wrote %s for %d images to %s.", ", ".join(written), len(rows), self.output_dir)
+
+    def _csv(self, rows: list[dict[str, Any]]) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        decided = self.task == "binary" and self.threshold is not None
+        writer.writerow(
+            ["patient", "image", "label", *(f"probability_{name}" for name in self.class_names)]
+            + (["decision"] if decided else [])
+        )
+        for row in rows:
+            decision = [self.class_names[int(row["probabilities"][1] >= self.threshold)]] if decided else []
+            values = [f"{value:.6f}" for value in row["probabilities"]]
+            writer.writerow([row["patient"], row["image_id"], self._label(row["label"]), *values, *decision])
+        return buffer.getvalue()
+
+    def _label(self, label: Any) -> str:
+        if label is None:
+            return ""
+        if self.task != "multi-label":
+            return self.class_names[int(label)]
+        return "|".join(name for name, value in zip(self.class_names, label, strict=True) if value == 1)
+
+    def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        scores, targets = self._columns(rows)
+        names = self.class_names[1:] if self.task == "binary" else self.class_names
+        functions = {"auroc": auroc, "auprc": average_precision, "auprc_trapezoid": auprc_trapezoid}
+        result: dict[str, Any] = {}
+        for title, function in functions.items():
+            known = [~np.isnan(target) for target in targets.T]
+            values = [
+                function(target[keep], score[keep])
+                for score, target, keep in zip(scores.T, targets.T, known, strict=True)
+            ]
+            finite = [value for value in values if np.isfinite(value)]
+            result[f"{self.section}_{title}"] = float(np.mean(finite)) if finite else None
+            result[f"{self.section}_{title}_per_class"] = {
+                name: float(value) if np.isfinite(value) else None for name, value in zip(names, values, strict=True)
+            }
+        if self.task == "multi-label":
+            return result
+        predicted = np.argmax([row["probabilities"] for row in rows], axis=1)
+        labels = np.array([row["label"] for row in rows]).reshape(-1)
+        result[f"{self.section}_accuracy"] = float(np.mean(predicted == labels))
+        if self.task == "binary" and self.threshold is not None:
+            sensitivity, specificity = sensitivity_specificity(targets[:, 0], scores[:, 0], self.threshold)
+            result |= {
+                "threshold": self.threshold,
+                f"{self.section}_sensitivity": float(sensitivity),
+                f"{self.section}_specificity": float(specificity),
+            }
+        return result

@@ -1,9 +1,13 @@
 """Data: datalists split by patient, readers of x-rays, transforms, cache, and the made data of the demo."""
 
-from ttl_monai.data.cache import CachedDataset
-from ttl_monai.data.datalist import SECTIONS, Datalist
-from ttl_monai.data.reader import XrayReader
-from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ttl_monai.data.cache import CachedDataset
+    from ttl_monai.data.datalist import SECTIONS, Datalist
+    from ttl_monai.data.reader import XrayReader
+    from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
 
 __all__ = [
     "SECTIONS",
@@ -14,3 +18,20 @@ __all__ = [
     "PrepareBatch",
     "XrayReader",
 ]
+
+_MODULES = {
+    "SECTIONS": "datalist",
+    "BatchAugment": "transforms",
+    "CachedDataset": "cache",
+    "CenterSquareCropd": "transforms",
+    "Datalist": "datalist",
+    "PrepareBatch": "transforms",
+    "XrayReader": "reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `ttl datalist` needs no MONAI, whose import takes 1 GiB alone."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

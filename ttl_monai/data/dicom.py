@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import gdcm
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID_dictionary
+from pydicom.uid import JPEGExtended12Bit, UID_dictionary
 
 __all__ = ["read_dicom", "scale_to_unit"]
 
@@ -56,10 +57,8 @@ def read_dicom(path: str | Path) -> np.ndarray:
         raise
     except Exception as error:
         # Decoders of damaged bytes raise anything, with texts that may quote tags: neither text nor chain is kept.
-        reason = (
-            f"its pixel data cannot be decoded ({type(error).__name__}): {_syntax(dataset)}, damaged or unsupported"
-        )
-        raise _Refused(f"{path}: {reason}") from None
+        reason = f"{_syntax(dataset)}, damaged or not supported ({type(error).__name__})"
+        raise _Refused(f"{path}: its pixel data cannot be decoded: {reason}") from None
 
 
 def scale_to_unit(pixels: np.ndarray, padding: np.ndarray | None = None) -> np.ndarray:
@@ -87,7 +86,7 @@ def _open(path: str | Path) -> Dataset:
     """Parse the allowed tags, and refuse what cannot be one picture before anything is decoded."""
     try:
         dataset = dcmread(path, specific_tags=list(_TAGS))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except InvalidDicomError:
         raise _Refused(f"{path}: not a DICOM file (no 'DICM' after 128 bytes)") from None
@@ -95,24 +94,32 @@ def _open(path: str | Path) -> Dataset:
         raise _Refused(f"{path}: damaged DICOM file, it cannot be parsed ({type(error).__name__})") from None
     if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
         raise _Refused(f"{path}: no pixel data (a report, plan or waveform, or a file cut short)")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        raise _Refused(f"{path}: damaged DICOM header, it does not say how the pixels are stored (no transfer syntax)")
     try:
         frames = int(dataset.get("NumberOfFrames") or 1)
-        uncompressed = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
         expected = get_expected_length(dataset)
     except Exception as error:
         raise _Refused(f"{path}: damaged DICOM header ({type(error).__name__})") from None
     if frames > 1:
         raise _Refused(f"{path}: expected one frame, got {frames}; extract the frames to single images first")
-    if uncompressed and len(dataset.get("PixelData", b"") or b"") < expected and "PixelData" in dataset:
-        raise _Refused(f"{path}: pixel data is cut short, {expected} bytes expected, {len(dataset.PixelData)} found")
+    if compressed:
+        _check_decoder(dataset, path)
+    elif "PixelData" in dataset and (found := len(dataset.PixelData or b"")) < expected:
+        raise _Refused(f"{path}: pixel data is cut short, {expected} bytes expected, {found} found")
+    return dataset
+
+
+def _check_decoder(dataset: Dataset, path: str | Path) -> None:
+    """Refuse a compression that nothing installed can read, and say what to install."""
     try:
-        decoder = None if uncompressed else get_decoder(dataset.file_meta.TransferSyntaxUID)
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     except NotImplementedError:
         raise _Refused(f"{path}: {_syntax(dataset)} is a compression that cannot be read") from None
-    if decoder is not None and not decoder.is_available:
+    if not decoder.is_available:
         needs = "; ".join(decoder.missing_dependencies)
         raise _Refused(f"{path}: no decoder is installed for {_syntax(dataset)}; install one of: {needs}")
-    return dataset
 
 
 def _syntax(dataset: Dataset) -> str:
@@ -123,7 +130,8 @@ def _syntax(dataset: Dataset) -> str:
 
 def _picture(dataset: Dataset, path: str | Path) -> np.ndarray:
     """Decode, then values of display in [0, 1]."""
-    stored = pixel_array(dataset)  # (rows, columns[, 3]); YBR is turned into RGB
+    twelve_bits = dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and dataset.BitsStored > 8
+    stored = _jpeg_12_bit(path) if twelve_bits else pixel_array(dataset)  # (rows, columns[, 3]); YBR is turned to RGB
     if not np.isfinite(stored).all():
         raise _Refused(f"{path}: NaN or infinite pixels")
     interpretation = dataset.PhotometricInterpretation
@@ -133,6 +141,19 @@ def _picture(dataset: Dataset, path: str | Path) -> np.ndarray:
         return (stored / np.float32(255)).astype(np.float32) if stored.dtype == np.uint8 else scale_to_unit(stored)
     image = _grey(stored, dataset, path)
     return 1 - image if interpretation == "MONOCHROME1" else image
+
+
+def _jpeg_12_bit(path: str | Path) -> np.ndarray:
+    """Decode with GDCM itself: it reads 12-bit JPEG, but pydicom does not hand it over."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    if not reader.Read():
+        raise RuntimeError("GDCM cannot read it")
+    image = reader.GetImage()
+    pixel_type = {"UINT16": "<u2", "INT16": "<i2"}[image.GetPixelFormat().GetScalarTypeAsString()]
+    columns, rows = image.GetDimension(0), image.GetDimension(1)
+    buffer = image.GetBuffer().encode("utf-8", "surrogateescape")  # SWIG gives bytes as text
+    return np.frombuffer(buffer, dtype=pixel_type).reshape(rows, columns)
 
 
 def _grey(stored: np.ndarray, dataset: Dataset, path: str | Path) -> np.ndarray:

@@ -23,7 +23,7 @@ __all__ = ["XrayReader"]
 logger = logging.getLogger(__name__)
 
 _PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_PILLOW_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP")
+_PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as Pillow's "L"

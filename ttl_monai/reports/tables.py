@@ -29,8 +29,9 @@ def results_table(results: Mapping[str, Any]) -> str:
 
     Args:
         results: `dataset`, `backbone`, `weights`, `spatial_size` (pixels, one number or one an axis), `max_epochs`,
-            `command` and `rows`; a row has `strategy`, `cut` (None: the whole network), `repeats` (each with `split`,
-            `test_auroc`, `test_auprc`, `test_auprc_trapezoid`), `params`, `trainable_params`, `macs`, `latency_ms`.
+            `command`, `rows` and, if known, `threads` (of the latency). A row has `strategy`, `cut` (None: the
+            whole network), `repeats` (each with `split`, `test_auroc`, `test_auprc`, `test_auprc_trapezoid`),
+            `params`, `trainable_params`, `macs`, `latency_ms`.
 
     Returns:
         The table and the lines under it, ending in a newline.
@@ -149,6 +150,7 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bold:
         if counts == [1]
         else f"mean ± sample standard deviation over {repeats} repeats, each with its own split by patient"
     )
+    threads = f", {results['threads']} threads" if "threads" in results else ""
     noise = (
         "Bold: better than every other line in a paired t-test over the splits (p < 0.05)."
         if bold
@@ -157,7 +159,8 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bold:
     return [
         f"Dataset: {results['dataset']}. Backbone: `{results['backbone']}`, weights: `{results['weights']}`, "
         f"{pixels} pixels, at most {results['max_epochs']} epochs. Test set, {spread}. AUPRC is average "
-        f"precision; the trapezoid stands beside it for comparison with the paper. {noise}",
+        f"precision; the trapezoid stands beside it for comparison with the paper. Latency: one image on the "
+        f"CPU{threads}. {noise}",
         "",
         f"Repeat it: `{results['command']}`",
     ]

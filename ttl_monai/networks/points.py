@@ -162,8 +162,11 @@ def find_point(points: Sequence[Point], name: str) -> Point:
     """The point of this name: its module, its stage (the end of it), a unique suffix of these, or `stem`.
 
     Raises:
+        TypeError: the name is no string (positions in the list of points are refused).
         ValueError: no point, or several, have this name; the nearest valid names are listed.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"expected the name of a truncation point such as {points[0].name!r}, got {name!r}")
     names = {alias: point for point in points for alias in (*point.aliases, point.name)}
     if name in names:
         return names[name]

@@ -133,10 +133,9 @@ def command_line(arguments: argparse.Namespace) -> str:
             continue
         if isinstance(value, Path):  # the source itself, the one positional argument
             path = value.absolute()
-            inside = path.is_relative_to(arguments.dataset_dir)
-            words.append(
-                (Path("DATASET_DIR") / path.relative_to(arguments.dataset_dir)).as_posix() if inside else path.name
-            )
+            if path.is_relative_to(arguments.dataset_dir):
+                path = Path("DATASET_DIR") / path.relative_to(arguments.dataset_dir)
+            words.append(shlex.quote(path.name if path.is_absolute() else path.as_posix()))
             continue
         words.append("--" + option.replace("_", "-"))
         if value is not True:

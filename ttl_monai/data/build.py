@@ -14,7 +14,7 @@ import numpy as np
 
 from ttl_monai.data.datalist import SECTIONS
 from ttl_monai.data.keys import pseudonym
-from ttl_monai.data.records import Table, check_records, class_counts, drop_identical
+from ttl_monai.data.records import Table, check_records, count_classes, drop_identical
 from ttl_monai.data.splits import split_patients
 
 logger = logging.getLogger(__name__)
@@ -94,20 +94,18 @@ def _sections(entries: list[dict[str, Any]], split: np.ndarray) -> dict[str, lis
 def _header(table: Table, header: dict[str, Any], split: np.ndarray, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """The header with counts; classes that a section lacks are an error."""
     sections = _sections(entries, split)
-    names = table.class_names
-    per_class = {
-        section: class_counts(table.task, len(names), (entry["label"] for entry in found))
+    counts = {
+        section: count_classes(table.task, table.class_names, [entry["label"] for entry in found])
         for section, found in sections.items()
     }
-    for section, counts in per_class.items():
-        if sections[section] and not all(counts):
-            lacking = [name for name, count in zip(names, counts, strict=True) if not count]
-            raise ValueError(f"{', '.join(lacking)} have no image in {section}: too few patients; try another --seed")
+    for section, found in counts.items():
+        if sections[section] and (lacking := [name for name, count in found.items() if not count]):
+            raise ValueError(f"{section} has no image of {', '.join(lacking)}: too few patients; try another --seed")
     return {
         "name": header["name"],
         "task": table.task,
-        "class_names": names,
-        "counts": {section: dict(zip(names, counts, strict=False)) for section, counts in per_class.items()},
+        "class_names": table.class_names,
+        "counts": counts,
         "num_images": {section: len(found) for section, found in sections.items()},
         "num_patients": {section: len({entry["patient"] for entry in found}) for section, found in sections.items()},
         "source": header["source"],
@@ -152,8 +150,9 @@ def write_datalists(datalists: Sequence[dict[str, Any]], folder: Path, *, overwr
 def to_json(datalist: dict[str, Any]) -> str:
     """The JSON text of a datalist: the header indented, then one line an image, so that a diff shows images."""
     header = {key: value for key, value in datalist.items() if key not in SECTIONS}
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     parts = [json.dumps(header, indent=4, ensure_ascii=False).removesuffix("\n}")]
     for section in SECTIONS:
-        lines = ",\n".join("        " + json.dumps(entry, ensure_ascii=False) for entry in datalist[section])
+        lines = ",\n".join("        " + encode(entry) for entry in datalist[section])
         parts.append(f'    "{section}": [\n{lines}\n    ]' if lines else f'    "{section}": []')
     return ",\n".join(parts) + "\n}\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttl_monai.data.records import TASKS, class_counts, raise_problems, relative_path
+from ttl_monai.data.records import TASKS, count_classes, label_matrix, raise_problems, relative_path
 
 SECTIONS = ("training", "validation", "test")
 
@@ -138,11 +138,10 @@ class Datalist:
         labels = [entry["label"] for entry in self.entries["training"]]
         if self.task == "segmentation":
             raise ValueError("class weights are for classification, but the datalist's task is segmentation")
-        positives = np.array(class_counts(self.task, len(self.class_names), labels))
-        if self.task == "multi-label":
-            negatives = np.sum([[value == 0 for value in label] for label in labels], axis=0)
-        else:
-            negatives = np.full(len(positives), len(labels) / len(positives))
+        matrix = label_matrix(self.task, len(self.class_names), labels)
+        positives = (matrix == 1).sum(axis=0)
+        balanced = np.full(len(positives), len(labels) / len(positives))
+        negatives = (matrix == 0).sum(axis=0) if self.task == "multi-label" else balanced
         if empty := [name for name, p, n in zip(self.class_names, positives, negatives, strict=True) if not p or not n]:
             raise ValueError(
                 f"no class weights: {', '.join(empty)} lack positive or negative images in the training section of "
@@ -208,7 +207,7 @@ class Datalist:
             problems.append(f"{len(twice)} images stand in the list twice: {_some(twice)}")
         for section, counts in self.header.get("counts", {}).items():
             labels = [entry["label"] for entry in self.entries.get(section, [])]
-            found = dict(zip(self.class_names, class_counts(self.task, len(self.class_names), labels), strict=False))
+            found = count_classes(self.task, self.class_names, labels)
             if found != counts:
                 problems.append(f"the header counts {counts} in {section}, the list has {found}; the file was edited")
         return problems

@@ -30,10 +30,9 @@ def class_labels(values: Sequence[str], class_names: Sequence[str] | None = None
     names = list(class_names)
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"expected at least two different classes, got {len(names)} names")
-    places = {str(index): index for index in range(len(names))}
-    known = {name: index for index, name in enumerate(names)}
-    if found <= places.keys() and not found <= known.keys():
-        known = places
+    by_name = {name: index for index, name in enumerate(names)}
+    by_number = {text: index for index in range(len(names)) for text in (str(index), f"{index}.0")}
+    known = max(by_name, by_number, key=lambda table: len(found & table.keys()))
     return [known.get(value) for value in values], names
 
 

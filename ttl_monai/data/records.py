@@ -7,12 +7,13 @@ import logging
 import os
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -119,35 +120,47 @@ def check_records(table: Table, dataset_dir: Path, *, min_patients: int) -> None
     raise_problems(problems, "the source cannot be split")
 
 
-def class_counts(task: str, num_classes: int, labels: Iterable[Label]) -> list[int]:
-    """How many of `labels` carry each class; nothing for segmentation, where masks would have to be read."""
-    counts = [0] * (0 if task == "segmentation" else num_classes)
-    for label in labels:
-        if isinstance(label, int):
-            counts[label] += 1
-        elif not isinstance(label, str):
-            for index, value in enumerate(label):
-                counts[index] += value == 1
-    return counts
+def label_matrix(task: str, num_classes: int, labels: Sequence[Any]) -> np.ndarray:
+    """Labels as numbers, whatever the task.
+
+    Args:
+        task: one of `TASKS`.
+        num_classes: number of classes C.
+        labels: the labels of N records.
+
+    Returns:
+        1 where a record carries a class, 0 where not, NaN where that is unknown, shape (N, C); for segmentation shape
+        (N, 0), as the masks would have to be read.
+    """
+    if task == "segmentation" or not labels:
+        return np.zeros((len(labels), 0 if task == "segmentation" else num_classes))
+    return np.array(labels, dtype=float) if task == "multi-label" else np.eye(num_classes)[np.array(labels)]
+
+
+def count_classes(task: str, class_names: Sequence[str], labels: Sequence[Any]) -> dict[str, int]:
+    """How many of `labels` carry each class, by name; empty for segmentation."""
+    counts = (label_matrix(task, len(class_names), labels) == 1).sum(axis=0)
+    return dict(zip(class_names, counts.tolist(), strict=False))
+
+
+def patient_numbers(table: Table) -> np.ndarray:
+    """The number of each record's patient, counted from 0 in the order of appearance, shape (records,)."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(record.patient, len(numbers)) for record in table.records])
 
 
 def _too_few_patients(table: Table, min_patients: int) -> list[str]:
-    labels: dict[str, set[Hashable]] = defaultdict(set)
-    for record in table.records:
-        labels[record.patient].add(record.label)
-    if len(labels) < min_patients:
-        return [f"{len(labels)} patients cannot fill {min_patients} sections: expected at least {min_patients}"]
-    carried: Counter[int] = Counter()
-    for found in labels.values():
-        per_class = class_counts(table.task, len(table.class_names), found)  # type: ignore[arg-type]
-        carried.update(index for index, count in enumerate(per_class) if count)
-    if table.task == "segmentation":
-        return []
+    patients = patient_numbers(table)
+    total = len(np.unique(patients))
+    if total < min_patients:
+        return [f"the source has {total} patients: expected at least {min_patients}, one a section"]
+    carries = label_matrix(table.task, len(table.class_names), [record.label for record in table.records]) == 1
+    counts = [len(np.unique(patients[column])) for column in carries.T]
     return [
-        f"class {name!r} has {carried[index]} patients: expected at least {min_patients}, one a section; "
-        "leave the class out, merge it or add patients"
-        for index, name in enumerate(table.class_names)
-        if carried[index] < min_patients
+        f"class {name!r} has {count} patients: expected at least {min_patients}, one a section; leave the class out, "
+        "merge it with another or add patients"
+        for name, count in zip(table.class_names, counts, strict=False)
+        if count < min_patients
     ]
 
 

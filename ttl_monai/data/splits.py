@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttl_monai.data.records import Table, class_counts
+from ttl_monai.data.records import Table, label_matrix, patient_numbers
 
 
 def split_groups(counts: np.ndarray, fractions: Sequence[float], *, seed: int | Sequence[int]) -> np.ndarray:
@@ -59,25 +59,14 @@ def split_patients(table: Table, fractions: Sequence[float], *, seed: int | Sequ
     Returns:
         Index of the section of each record, shape (records,).
     """
-    patients = {patient: index for index, patient in enumerate(dict.fromkeys(r.patient for r in table.records))}
-    owner = np.array([patients[record.patient] for record in table.records])
-    columns = _columns(table)
-    counts = np.zeros((len(patients), columns.shape[1]))
-    np.add.at(counts, owner, columns)
-    counts = np.column_stack([counts, np.ones(len(patients))])
+    patients = patient_numbers(table)
+    labels = label_matrix(table.task, len(table.class_names), [record.label for record in table.records])
+    # Images, positives and negatives of each class, and patients are all to be shared out in the fractions.
+    columns = np.column_stack([np.ones(len(patients)), labels == 1, labels == 0])
+    counts = np.zeros((patients.max() + 1, columns.shape[1]))
+    np.add.at(counts, patients, columns)
+    counts = np.column_stack([counts, np.ones(len(counts))])
 
     used = [index for index, fraction in enumerate(fractions) if fraction > 0]
     sections = split_groups(counts, [fractions[index] for index in used], seed=seed)
-    return np.array(used)[sections][owner]
-
-
-def _columns(table: Table) -> np.ndarray:
-    """What each record adds to be balanced: itself, and its class, or for each class a positive or a negative."""
-    rows: list[list[float]] = []
-    num_classes = len(table.class_names)
-    for record in table.records:
-        row = [1.0, *class_counts(table.task, num_classes, [record.label])]
-        if isinstance(record.label, tuple):
-            row += [float(value == 0) for value in record.label]
-        rows.append(row)
-    return np.array(rows)
+    return np.array(used)[sections][patients]

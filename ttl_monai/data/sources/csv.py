@@ -6,6 +6,7 @@ import argparse
 import codecs
 import csv
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def _read_rows(arguments: argparse.Namespace, columns: list[str]) -> list[Row]:
     for number, cells in enumerate(_cells(text, separator), 1):
         if number > 1 and any(cells):
             if len(cells) == len(header):
-                rows.append((number, [cells[place].strip() for place in places]))
+                # Interned: the cells of labels have few values, and a table may have millions of them.
+                rows.append((number, [sys.intern(cells[place].strip()) for place in places]))
             else:
                 ragged.append(number)
     if ragged:
@@ -148,7 +150,7 @@ def _read_labels(rows: list[Row], arguments: argparse.Namespace) -> tuple[Sequen
         return masks, "segmentation", names or ["background", "foreground"], "a mask in the data set's folder"
     if len(columns) == 1:
         labels, found = class_labels([cells[2] for _, cells in rows], names)
-        expected = f"one of {', '.join(names)}" if names else "a class in every row"
+        expected = f"one of {', '.join(names)}, or their numbers from 0" if names else "a class in every row"
         return labels, "binary" if len(found) == 2 else "multi-class", found, expected
     if names and len(names) != len(columns):
         raise ValueError(f"--class-names has {len(names)} names for {len(columns)} label columns")

@@ -1,0 +1,245 @@
+"""The sources csv and folder: records as they stand in the table or the folders, and clear refusals."""
+
+import argparse
+
+import pytest
+
+from ttl_monai.data.labels import class_labels, multi_labels
+from ttl_monai.data.sources import csv, folder, patient_finder
+
+
+def read(source, *options, dataset_dir):
+    parser = argparse.ArgumentParser()
+    source.add_arguments(parser)
+    arguments = parser.parse_args([str(option) for option in options])
+    arguments.dataset_dir = dataset_dir
+    return source.read(arguments)
+
+
+@pytest.fixture
+def read_csv(tmp_path):
+    def _read(text, *options, encoding="utf-8"):
+        (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+        return read(csv, tmp_path / "t.csv", *options, dataset_dir=tmp_path)
+
+    return _read
+
+
+PLAIN = "file,who,sick\na.png,p1,0\nb.png,p1,1\nc.png,p2,1\nd.png,p3,0\ne.png,p4,0\nf.png,p5,1\n"
+USUAL = ("--image", "file", "--patient", "who", "--label", "sick")
+
+
+def test_csv_reads_columns_by_name(read_csv):
+    table = read_csv(PLAIN, *USUAL, "--class-names", "healthy", "sick", "--image-dir", "images/")
+    assert (table.task, table.class_names, len(table.records)) == ("binary", ["healthy", "sick"], 6)
+    assert table.records[1] == (3, "images/b.png", 1, "p1")
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "options"),
+    [
+        (";", "utf-8", ()),
+        ("\t", "utf-8-sig", ()),
+        ("|", "utf-8", ("--separator", "|")),
+        (",", "utf-16", ()),
+        (";", "cp1252", ("--encoding", "cp1252")),
+    ],
+)
+def test_csv_reads_other_separators_and_encodings(read_csv, separator, encoding, options):
+    text = PLAIN.replace("p1", "Jürgen").replace(",", separator).replace("\n", "\r\n")
+    table = read_csv(text, *USUAL, *options, encoding=encoding)
+    assert table.records[0] == (2, "a.png", 0, "Jürgen")
+    assert len(table.records) == 6
+
+
+def test_csv_counts_rows_as_a_spreadsheet_does(read_csv):
+    text = 'file,who,sick\n"a.png","p\n1",0\n\nb.png,p2,1\nc.png,p3,7\nd.png,p4,0\n'
+    with pytest.raises(
+        ValueError, match=r"1 labels are unknown \(expected one of no, yes, or their numbers from 0\): row 5"
+    ):
+        read_csv(text, *USUAL, "--class-names", "no", "yes")
+
+
+def test_csv_takes_names_or_numbers_for_classes(read_csv):
+    floats = PLAIN.replace(",0", ",0.0").replace(",1", ",1.0")
+    named = PLAIN.replace(",0", ",no").replace(",1", ",yes")
+    labels = [
+        [r.label for r in read_csv(text, *USUAL, "--class-names", "no", "yes").records]
+        for text in (PLAIN, floats, named)
+    ]
+    assert labels[0] == labels[1] == labels[2] == [0, 1, 1, 0, 0, 1]
+
+
+def test_csv_patient_from_the_path(read_csv):
+    text = (
+        "Path,sick\ntrain/patient0012/s1/v1.jpg,0\ntrain/patient0013/s1/v1.jpg,1\nother/v1.jpg,1\n"
+        + "x/patient1/a,0\n" * 3
+    )
+    table = read_csv(text, "--image", "Path", "--patient-regex", r"patient(\d+)", "--label", "sick")
+    assert [record.patient for record in table.records[:3]] == ["0012", "0013", ""]
+
+
+def test_csv_reads_several_labels_with_unknown_ones(read_csv):
+    text = "file,who,x,y z\na,p1,1.0,\nb,p2,0,-1\nc,p3,nan,1\n"
+    options = ("--image", "file", "--suffix", ".png", "--patient", "who", "--label", "x", "y z")
+    table = read_csv(text, *options, "--uncertain", "positive")
+    assert (table.task, table.class_names) == ("multi-label", ["x", "y z"])
+    assert [record.label for record in table.records] == [(1, None), (0, 1), (None, 1)]
+    assert table.records[0].image == "a.png"
+    with pytest.raises(ValueError, match=r"1 labels are unknown .*--uncertain says what -1 is.*: row 3"):
+        read_csv(text, *options)
+
+
+def test_csv_reads_masks(read_csv):
+    options = (
+        "--image",
+        "f",
+        "--image-dir",
+        "i",
+        "--mask",
+        "f",
+        "--mask-dir",
+        "m",
+        "--mask-suffix",
+        ".gz",
+        "--patient",
+        "f",
+    )
+    table = read_csv("f\na.nii\nb.nii\n", *options, "--class-names", "background", "lung")
+    assert (table.task, table.class_names) == ("segmentation", ["background", "lung"])
+    assert table.records[0] == (2, "i/a.nii", "m/a.nii.gz", "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (PLAIN, ("--image", "file", "--patient", "who"), "give either --label .* or --mask"),
+        (PLAIN, (*USUAL, "--mask", "file"), "give either --label .* or --mask"),
+        (PLAIN, ("--image", "file", "--label", "sick"), "give --patient COLUMN, or --patient-regex"),
+        (PLAIN, (*USUAL[:-1], "ill"), "'ill' is missing or repeated; its columns are 'file', 'who', 'sick'"),
+        (
+            PLAIN.replace("sick", "who"),
+            ("--image", "file", "--patient", "who", "--label", "file"),
+            "'who' is missing or rep",
+        ),
+        (PLAIN + "g.png,p9\n", USUAL, "1 rows of t.csv do not have the header's 3 cells: row 8"),
+        (PLAIN + "g.png,p9,\n", USUAL, r"1 labels are unknown \(expected a class in every row\): row 8"),
+        (PLAIN + ",p9,1\n", USUAL, "1 images are an empty cell or a path out of the data set's folder: row 8"),
+        (PLAIN + "../g.png,p9,1\n", USUAL, "out of the data set's folder: row 8"),
+        (PLAIN, (*USUAL[:-1], "file"), "6 different values in 6 rows: is it the right column"),
+        (PLAIN, (*USUAL, "--patient-regex", "("), "is no regular expression"),
+        (PLAIN, (*USUAL, "--encoding", "klingon"), "'klingon' is not known"),
+        (PLAIN, (*USUAL, "who", "--class-names", "a"), "1 names for 2 label columns"),
+        ("", USUAL, "is missing or repeated"),
+    ],
+)
+def test_csv_refuses(read_csv, text, options, message):
+    with pytest.raises(ValueError, match=message):
+        read_csv(text, *options)
+
+
+def test_csv_of_another_encoding_is_refused_without_its_content(read_csv):
+    with pytest.raises(ValueError, match=r"t\.csv is not utf-8; try --encoding cp1252") as caught:
+        read_csv(PLAIN.replace("p1", "Jürgen"), *USUAL, encoding="cp1252")
+    assert "rgen" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for path in (
+        "dog/p1_1.png",
+        "dog/p1_2.PNG",
+        "dog/deep/p2_1.png",
+        "cat/p3_1.png",
+        "cat/notes.txt",
+        "cat/.hidden.png",
+    ):
+        (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / path).touch()
+    return tmp_path / "set"
+
+
+def test_folder_reads_a_class_a_folder(classes, caplog):
+    table = read(folder, classes, "--patient-regex", r"(p\d)_", dataset_dir=classes.parent)
+    assert (table.task, table.class_names) == ("binary", ["cat", "dog"])
+    assert table.records == [
+        (1, "set/cat/p3_1.png", 0, "p3"),
+        (2, "set/dog/deep/p2_1.png", 1, "p2"),
+        (3, "set/dog/p1_1.png", 1, "p1"),
+        (4, "set/dog/p1_2.PNG", 1, "p1"),
+    ]
+    assert "1 files in 'cat' are left out" in caplog.text
+    assert "ASSUMPTION" not in caplog.text
+
+
+def test_folder_says_aloud_that_each_file_is_a_patient(classes, caplog):
+    table = read(folder, classes, "--class-names", "dog", "cat", dataset_dir=classes)
+    assert len({record.patient for record in table.records}) == 4
+    assert table.records[0].label == 0
+    assert table.records[0].image.startswith("dog/")
+    assert "ASSUMPTION: each of the 4 files is a patient of its own" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (["train/a/1.png", "test/a/1.png"], (), "the folders are sections, not classes: test, train"),
+        (["a/1.png"], (), "at least two different class folders, got a"),
+        ([], (), "at least two different class folders, got none"),
+        (["a/1.png", "b/x.txt"], (), "the class folder 'b' has no images; endings looked for: .png"),
+        (["a/1.png", "b/1.png"], ("--class-names", "a", "c"), "no folder for c; the folders are a, b"),
+    ],
+)
+def test_folder_refuses(tmp_path, make, options, message):
+    for path in make:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(ValueError, match=message):
+        read(folder, tmp_path, *options, dataset_dir=tmp_path)
+
+
+def test_folder_outside_the_data_set_is_refused(classes, tmp_path):
+    with pytest.raises(ValueError, match="must lie in --dataset-dir"):
+        read(folder, classes, dataset_dir=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "patient"),
+    [
+        (None, " p1 ", "p1"),
+        (r"p\d+", "x/p12.png", "p12"),
+        (r"(\d+)_(\d+)", "12_3", "12"),
+        ("z", "abc", ""),
+        ("(z)?a", "a", ""),
+    ],
+)
+def test_patient_finder(pattern, text, patient):
+    assert patient_finder(pattern)(text) == patient
+
+
+def test_class_labels_order_numbers_before_words():
+    labels, names = class_labels(["10", "2", "x", "2", "10", "x", "2", "2", "2"])
+    assert names == ["2", "10", "x"]
+    assert labels == [1, 0, 2, 0, 1, 2, 0, 0, 0]
+    assert class_labels(["b", "a", "", "c"], ["a", "b"])[0] == [1, 0, None, None]
+    with pytest.raises(ValueError, match="at least two different classes, got 1"):
+        class_labels(["a"] * 9)
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "expected"),
+    [
+        (("1", "0", ""), {}, (1, 0, None)),
+        (("1.0", "0.0", "NaN"), {}, (1, 0, None)),
+        (("", "1", "nan"), {"blank": "negative"}, (0, 1, 0)),
+        (("-1.0", "1", "0"), {"uncertain": "unknown"}, (None, 1, 0)),
+        (("-1", "1", "0"), {"uncertain": "negative"}, (0, 1, 0)),
+        (("-1", "1", "0"), {}, None),
+        (("2", "1", "0"), {"uncertain": "positive"}, None),
+        (("yes", "1", "0"), {}, None),
+        (("inf", "1", "0"), {}, None),
+    ],
+)
+def test_multi_labels(cells, options, expected):
+    assert multi_labels([cells], **options) == [expected]

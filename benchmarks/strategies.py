@@ -43,7 +43,9 @@ def run(configs: list[str], **overrides: object) -> ConfigWorkflow:
     return workflow
 
 
-def one_cell(folder: Path, row: tuple[str, str | None, str | None], datalist: Path, arguments: argparse.Namespace) -> None:
+def one_cell(
+    folder: Path, row: tuple[str, str | None, str | None], datalist: Path, arguments: argparse.Namespace
+) -> None:
     """Train and evaluate one strategy on one split, unless that is done."""
     _, overlay, cut = row
     overlays = [f"strategy_{overlay}.json"] if overlay else []
@@ -51,7 +53,9 @@ def one_cell(folder: Path, row: tuple[str, str | None, str | None], datalist: Pa
     data = {"dataset_dir": arguments.dataset_dir, "datalist": str(datalist), "cache_dir": str(arguments.work / "cache")}
     record = folder / "run.json"
     if not record.is_file() or json.loads(record.read_text())["status"] != "finished":
-        settings = {key: getattr(arguments, key) for key in ("spatial_size", "batch_size", "max_epochs", "learning_rate")}
+        settings = {
+            key: getattr(arguments, key) for key in ("spatial_size", "batch_size", "max_epochs", "learning_rate")
+        }
         run(["train.json", *overlays], **data, **cuts, **settings, resume="auto", output_dir=str(folder))
     if not (folder / "test/metrics.json").is_file():
         run(["train.json", "evaluate.json"], **data, run_dir=str(folder))
@@ -107,8 +111,15 @@ def main() -> None:
             logger.info("%s %s split %d: test AUROC %.4f", row[0], row[2] or "", split, repeats[-1]["test_auroc"])
         record = json.loads((folder / "run.json").read_text())
         size = {name: record[name] for name in ("params", "trainable_params", "macs")}
-        rows.append({"strategy": row[0], "cut": row[2], "repeats": repeats, **size,
-                     "latency_ms": latency(folder, arguments.spatial_size)})
+        rows.append(
+            {
+                "strategy": row[0],
+                "cut": row[2],
+                "repeats": repeats,
+                **size,
+                "latency_ms": latency(folder, arguments.spatial_size),
+            }
+        )
     header = json.loads(arguments.datalists[0].read_text())
     results = {
         "dataset": header["name"],

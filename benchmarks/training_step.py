@@ -124,8 +124,12 @@ def measure_feature_cache(folder: Path, strategy: str, rounds: int) -> dict[str,
         sides[cached] = bundle
     rows = [[sides[cached].epoch()[0] for cached in (False, True)] for _ in range(rounds)]
     plain, cached = (statistics.median(column) for column in zip(*rows, strict=True))
-    return {"strategy": strategy.upper(), "step_ms": 1e3 * plain, "cached_step_ms": 1e3 * cached,
-            "speedup": plain / cached}
+    return {
+        "strategy": strategy.upper(),
+        "step_ms": 1e3 * plain,
+        "cached_step_ms": 1e3 * cached,
+        "speedup": plain / cached,
+    }
 
 
 def main() -> None:

@@ -31,11 +31,20 @@ def write_tiny_data(folder: Path, *, counts=(16, 8, 7), seed=0) -> Path:
             sections[name].append({"image": path, "label": label, "patient": f"{name}-{number // 2}"})
             number += 1
     header = {
-        "name": "tiny", "task": "binary", "class_names": ["negative", "positive"], "seed": seed, "repeat": 0,
-        "source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests",
+        "name": "tiny",
+        "task": "binary",
+        "class_names": ["negative", "positive"],
+        "seed": seed,
+        "repeat": 0,
+        "source": "made",
+        "licence": "CC0",
+        "public_ids": True,
+        "made_by": "tests",
     }
-    counts_ = {name: {"negative": sum(not r["label"] for r in rows), "positive": sum(r["label"] for r in rows)}
-               for name, rows in sections.items()}
+    counts_ = {
+        name: {"negative": sum(not r["label"] for r in rows), "positive": sum(r["label"] for r in rows)}
+        for name, rows in sections.items()
+    }
     path = folder / "tiny.json"
     path.write_text(json.dumps({**header, "counts": counts_, **sections}))
     return path
@@ -62,7 +71,9 @@ def make_workflow(tiny_data, tmp_path):
         settings |= overrides
         files = [str(BUNDLES / bundle / "configs" / name) for name in names]
         workflow = ConfigWorkflow(
-            files, logging_file=False, workflow_type=workflow_type,
+            files,
+            logging_file=False,
+            workflow_type=workflow_type,
             **{key: value for key, value in settings.items() if value is not ...},
         )
         workflow.initialize()

@@ -20,13 +20,29 @@ ENTRIES = {"train.json", "inference.json"}
 # Ids that an overlay adds to what train.json has.
 NEW = {
     "evaluate.json": {"run_dir", "section", "trained", "spec"},
-    "multi_gpu_train.json": {"use_cuda", "train#sampler", "train#dataloader#sampler", "validate#sampler",
-                             "validate#dataloader#sampler", "finalize", "network#_target_", "network#module",
-                             "network#device_ids"},
+    "multi_gpu_train.json": {
+        "use_cuda",
+        "train#sampler",
+        "train#dataloader#sampler",
+        "validate#sampler",
+        "validate#dataloader#sampler",
+        "finalize",
+        "network#_target_",
+        "network#module",
+        "network#device_ids",
+    },
     "multi_gpu_evaluate.json": {"use_cuda", "validate#sampler", "validate#dataloader#sampler", "finalize"},
 }
-OVERLAYS = [name for name in (
-    "strategy_htl.json", "strategy_lwft.json", "strategy_tf.json", "strategy_ttl.json", "backbone_resnet50.json")]
+OVERLAYS = [
+    name
+    for name in (
+        "strategy_htl.json",
+        "strategy_lwft.json",
+        "strategy_tf.json",
+        "strategy_ttl.json",
+        "backbone_resnet50.json",
+    )
+]
 
 
 def read(bundle, name):
@@ -36,11 +52,22 @@ def read(bundle, name):
 @pytest.mark.parametrize("bundle", NAMES)
 class TestFiles:
     def test_every_bundle_has_the_same_files(self, bundle):
-        files = {path.relative_to(BUNDLES / bundle).as_posix() for path in (BUNDLES / bundle).rglob("*")
-                 if path.is_file() and path.parts[len(BUNDLES.parts) + 1] in ("configs", "docs", "LICENSE")}
+        files = {
+            path.relative_to(BUNDLES / bundle).as_posix()
+            for path in (BUNDLES / bundle).rglob("*")
+            if path.is_file() and path.parts[len(BUNDLES.parts) + 1] in ("configs", "docs", "LICENSE")
+        }
         needed = {"LICENSE", "docs/README.md", "docs/data_license.txt"} | {
-            f"configs/{name}" for name in ("metadata.json", "logging.conf", "evaluate.json", "multi_gpu_train.json",
-                                           "multi_gpu_evaluate.json", *ENTRIES, *OVERLAYS)
+            f"configs/{name}"
+            for name in (
+                "metadata.json",
+                "logging.conf",
+                "evaluate.json",
+                "multi_gpu_train.json",
+                "multi_gpu_evaluate.json",
+                *ENTRIES,
+                *OVERLAYS,
+            )
         }
         assert needed <= files
 
@@ -87,8 +114,11 @@ class TestFiles:
         assert all(any(name in expression for name in defined) for expression in stepped)
 
 
-@pytest.mark.parametrize("overlays", [[], *([name] for name in OVERLAYS if name.startswith("strategy"))],
-                         ids=lambda names: "-".join(names) or "ftl")
+@pytest.mark.parametrize(
+    "overlays",
+    [[], *([name] for name in OVERLAYS if name.startswith("strategy"))],
+    ids=lambda names: "-".join(names) or "ftl",
+)
 def test_every_combination_has_monais_properties(make_workflow, overlays):
     assert make_workflow("train.json", *overlays).check_properties() == []
 
@@ -156,8 +186,9 @@ class TestCommandLine:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         options = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
         command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", configs]
-        return subprocess.run([*command, *options, *arguments], cwd=cwd, env=environment, capture_output=True,
-                              text=True, timeout=300)
+        return subprocess.run(
+            [*command, *options, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        )
 
     def test_training_and_evaluation_by_run_option(self, tmp_path, tiny_data):
         bundle = tmp_path / "bundle"

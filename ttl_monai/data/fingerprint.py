@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import stat
+import threading
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -54,14 +55,18 @@ def _digest(value: Any) -> bytes:
     return hashlib.sha256(_describe(value, ()).encode()).hexdigest().encode()
 
 
+_PLAIN = (
+    *(types.NoneType, types.EllipsisType, bool, int, float, complex, str, bytes, slice, range),
+    *(np.generic, np.dtype, torch.dtype, torch.device),
+)
+
+
 def _describe(value: Any, above: tuple[int, ...]) -> str:
     """A text that is the same in all processes, and differs where the value does."""
     if id(value) in above:
         return "<again>"
     inner = functools.partial(_describe, above=(*above, id(value)))
-    if value is None or isinstance(
-        value, (bool, int, float, complex, str, bytes, np.generic, np.dtype, torch.dtype, torch.device, slice, range)
-    ):
+    if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, (np.ndarray, torch.Tensor)):
         array = np.ascontiguousarray(value if isinstance(value, np.ndarray) else value.detach().cpu().numpy())
@@ -96,13 +101,15 @@ def _describe_object(value: Any, inner: Callable[[Any], str]) -> str:
         return f"{name} {inner([value.__self__, value.__func__])}"
     if isinstance(value, types.ModuleType):
         return f"module {value.__name__}"
-    if isinstance(value, (type, types.BuiltinFunctionType, np.ufunc)):
+    if isinstance(value, (type, types.BuiltinFunctionType, types.MethodDescriptorType, np.ufunc)):
         return f"{name} {getattr(value, '__name__', '')}"
     attributes = getattr(value, "__dict__", None)
     if attributes is None:
         raise TypeError(
-            f"a cached transform holds a {name}, of which one cannot tell whether it changed; set a plain one"
+            f"a cached transform holds a {name}, and whether that changes cannot be told; give it plain values"
         )
+    # MONAI's transforms keep per-thread state, which appears at the first run; it is no parameter.
+    attributes = {key: one for key, one in attributes.items() if not isinstance(one, threading.local)}
     own = [cls for cls in type(value).__mro__ if cls.__module__.partition(".")[0] not in _LIBRARIES]
     code = [[f for f in vars(cls).values() if isinstance(f, types.FunctionType)] for cls in own]
     return f"{type(value).__module__}.{type(value).__qualname__} {inner([attributes, code])}"

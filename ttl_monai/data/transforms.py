@@ -91,7 +91,7 @@ class BatchAugment:
             raise ValueError(f"images must be (B, C, {height}, {width}) as crop_from says, got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise TypeError(f"images must be of a floating type, got {images.dtype}")
-        images = torch.Tensor(images.as_subclass(torch.Tensor))  # MetaTensor's bookkeeping has no meaning for a batch
+        images = images.as_subclass(torch.Tensor)  # MetaTensor's bookkeeping has no meaning for a batch
         top, left, angle, mirrored = self._draw(len(images))
         if self.rotate_degrees == 0:
             return self._crop(images, top, left, mirrored)

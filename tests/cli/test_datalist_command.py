@@ -132,6 +132,7 @@ def spoil_label(source):
         (spoil_label, (), r"1 labels are unknown .*: row \d+"),
         (None, ("--fractions", "0.5", "0.5", "0.5"), r"three shares that sum to 1, such as .* got \(0.5, 0.5, 0.5\)"),
         (None, ("--fractions", "1.2", "-0.2", "0"), "three shares that sum to 1"),
+        (None, ("--name", "../evil"), "expected no slashes, got '../evil'"),
         (None, ("--repeats", "0"), "repeats must be at least 1, got 0"),
         (None, ("--fractions", "0", "0", "1"), "60 patients do not give 3 different splits"),
     ],
@@ -207,13 +208,12 @@ def test_help_reads_well(words, capsys):
 
 BIG = """
 import argparse, resource, sys, time
-start = time.perf_counter()
 from ttl_monai.cli import datalist
 parser = argparse.ArgumentParser()
 datalist.add_parser(parser.add_subparsers(dest="verb"))
 arguments = parser.parse_args(sys.argv[1:])
 arguments.run(arguments)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -237,5 +237,6 @@ def test_chexpert_sized_input_in_a_minute_and_a_gibibyte(tmp_path):
     done = subprocess.run([sys.executable, "-c", BIG, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
     seconds, kibibytes = map(float, done.stdout.splitlines()[-1].split())
     assert len(list((tmp_path / "out").iterdir())) == 3
+    # Time of the processor, imports included: the clock on the wall depends on what else runs.
     assert seconds < 60
     assert kibibytes < 1024 * 1024

@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ttl_monai.data.datalist import SECTIONS
 from ttl_monai.data.keys import pseudonym
 from ttl_monai.data.records import Table, check_records, count_classes, drop_identical
@@ -55,6 +53,10 @@ def build_datalists(
         raise ValueError(f"fractions must be three shares that sum to 1, such as 0.64 0.16 0.2, got {tuple(fractions)}")
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if Path(header["name"]).name != header["name"]:
+        raise ValueError(
+            f"the name of the data set becomes that of its files: expected no slashes, got {header['name']!r}"
+        )
     check_records(table, dataset_dir, min_patients=sum(fraction > 0 for fraction in fractions))
     hashes: list[dict[str, str]] = [{}] * len(table.records)
     if hash_files:
@@ -71,46 +73,44 @@ def build_datalists(
     splits = [split_patients(table, fractions, seed=(seed, repeat)) for repeat in range(repeats)]
     if len({split.tobytes() for split in splits}) < repeats:
         raise ValueError(f"{len(ids)} patients do not give {repeats} different splits; ask for fewer --repeats")
-    return [
-        {
-            **_header(table, header, split, entries),
-            "seed": seed,
-            "repeat": repeat,
-            "split": dict(zip(SECTIONS, fractions, strict=True)),
-            "public_ids": site_key is None,
-            **_sections(entries, split),
+    datalists = []
+    for repeat, split in enumerate(splits):
+        sections = {
+            section: [entry for entry, index in zip(entries, split, strict=True) if index == number]
+            for number, section in enumerate(SECTIONS)
         }
-        for repeat, split in enumerate(splits)
-    ]
+        datalists.append(
+            {
+                "name": header["name"],
+                **_describe(table, sections),
+                **header,
+                "seed": seed,
+                "repeat": repeat,
+                "split": dict(zip(SECTIONS, fractions, strict=True)),
+                "public_ids": site_key is None,
+                **sections,
+            }
+        )
+    return datalists
 
 
-def _sections(entries: list[dict[str, Any]], split: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    return {
-        section: [entry for entry, index in zip(entries, split, strict=True) if index == number]
-        for number, section in enumerate(SECTIONS)
-    }
-
-
-def _header(table: Table, header: dict[str, Any], split: np.ndarray, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The header with counts; classes that a section lacks are an error."""
-    sections = _sections(entries, split)
+def _describe(table: Table, sections: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Task, classes and counts for the header; a class that a section lacks is an error."""
     counts = {
-        section: count_classes(table.task, table.class_names, [entry["label"] for entry in found])
-        for section, found in sections.items()
+        section: count_classes(table.task, table.class_names, [entry["label"] for entry in entries])
+        for section, entries in sections.items()
     }
     for section, found in counts.items():
         if sections[section] and (lacking := [name for name, count in found.items() if not count]):
             raise ValueError(f"{section} has no image of {', '.join(lacking)}: too few patients; try another --seed")
     return {
-        "name": header["name"],
         "task": table.task,
         "class_names": table.class_names,
         "counts": counts,
-        "num_images": {section: len(found) for section, found in sections.items()},
-        "num_patients": {section: len({entry["patient"] for entry in found}) for section, found in sections.items()},
-        "source": header["source"],
-        "licence": header["licence"],
-        "made_by": header["made_by"],
+        "num_images": {section: len(entries) for section, entries in sections.items()},
+        "num_patients": {
+            section: len({entry["patient"] for entry in entries}) for section, entries in sections.items()
+        },
     }
 
 
@@ -130,7 +130,8 @@ def write_datalists(datalists: Sequence[dict[str, Any]], folder: Path, *, overwr
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{datalist['name']}_split{datalist['repeat']}.json" for datalist in datalists]
-    texts = [to_json(datalist).encode() for datalist in datalists]
+    lines: dict[str, str] = {}
+    texts = [to_json(datalist, lines).encode() for datalist in datalists]
     differ = [path.name for path, text in zip(paths, texts, strict=True) if path.exists() and path.read_bytes() != text]
     if differ and not overwrite:
         raise ValueError(f"{', '.join(differ)} in {folder} would change; use --overwrite or another --output-dir")
@@ -147,12 +148,21 @@ def write_datalists(datalists: Sequence[dict[str, Any]], folder: Path, *, overwr
     return paths
 
 
-def to_json(datalist: dict[str, Any]) -> str:
-    """The JSON text of a datalist: the header indented, then one line an image, so that a diff shows images."""
-    header = {key: value for key, value in datalist.items() if key not in SECTIONS}
+def to_json(datalist: dict[str, Any], lines: dict[str, str] | None = None) -> str:
+    """The JSON text of a datalist: the header indented, then one line an image, so that a diff shows images.
+
+    Args:
+        datalist: a list that `build_datalists` made.
+        lines: lines of entries by image, which the splits of one data set share: filled and used.
+    """
+    lines = {} if lines is None else lines
     encode = json.JSONEncoder(ensure_ascii=False).encode
+    header = {key: value for key, value in datalist.items() if key not in SECTIONS}
     parts = [json.dumps(header, indent=4, ensure_ascii=False).removesuffix("\n}")]
     for section in SECTIONS:
-        lines = ",\n".join("        " + encode(entry) for entry in datalist[section])
-        parts.append(f'    "{section}": [\n{lines}\n    ]' if lines else f'    "{section}": []')
+        for entry in datalist[section]:
+            if entry["image"] not in lines:
+                lines[entry["image"]] = "        " + encode(entry)
+        text = ",\n".join(lines[entry["image"]] for entry in datalist[section])
+        parts.append(f'    "{section}": [\n{text}\n    ]' if text else f'    "{section}": []')
     return ",\n".join(parts) + "\n}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import os
@@ -71,4 +70,4 @@ def _make_key(path: Path) -> None:
 
 def pseudonym(key: bytes, text: str) -> str:
     """HMAC-SHA256 of `text` with the site key, as 64 hexadecimal digits."""
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, text.encode(), "sha256").hex()

@@ -84,7 +84,8 @@ def relative_path(text: str, dataset_dir: Path) -> str | None:
         The relative path with forward slashes, or None when it leads out of the folder.
     """
     path = posixpath.normpath(text.replace("\\", "/"))
-    path = path.removeprefix(posixpath.normpath(dataset_dir.as_posix()).rstrip("/") + "/")
+    if posixpath.isabs(path):
+        path = path.removeprefix(posixpath.normpath(dataset_dir.as_posix()).rstrip("/") + "/")
     return None if posixpath.isabs(path) or path in ("..", ".") or path.startswith("../") else path
 
 

@@ -131,6 +131,13 @@ def test_small_angles_tend_to_the_crop():
     torch.testing.assert_close(BatchAugment(24, crop_from=32, rotate_degrees=0)(images), turned, atol=1e-4, rtol=0)
 
 
+def test_largest_random_number_stays_inside(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 1 - 2.0**-24))
+    top, left, angle, _ = BatchAugment(224, crop_from=256)._draw(2)
+    assert top.max() == left.max() == 32
+    assert angle.max().rad2deg() <= 10
+
+
 def test_angles_fill_their_range():
     _, _, angle, mirrored = BatchAugment(24, crop_from=32, rotate_degrees=10)._draw(4000)
     degrees = angle.rad2deg()

@@ -36,6 +36,7 @@ def test_resolve_backbone_follows_the_order_and_the_prefix(name, expected):
         ("resnet51", "near names:.*resnet50"),
         ("timm:efficentnet_b0", "near names: .*efficientnet_b0"),
         ("monai:efficientnet_b0", "no backbone 'monai:efficientnet_b0' in monai"),
+        ("timm:resnet50.a1_in2k", r"near names: .*resnet50\.a1_in1k"),
         ("keras:resnet50", "prefix 'keras'; expected one of ttl, torchvision, timm, monai"),
         ("", "no backbone ''"),
     ],

@@ -80,9 +80,10 @@ def resolve_backbone(name: str) -> tuple[str, str]:
         order += ("timm", "monai", "torchvision")
     for source in order:
         known = list_backbones(source)
-        if rest in known or (source == "timm" and "." in rest and rest.split(".")[0] in known):
+        if rest in known or (source == "timm" and "." in rest and rest in timm.list_pretrained()):
             return source, rest
-    names = [candidate for source in dict.fromkeys(order) for candidate in list_backbones(source)]
+    names = [candidate for source in order for candidate in list_backbones(source)]
+    names += timm.list_pretrained() if "." in rest else []
     near = difflib.get_close_matches(rest, dict.fromkeys(names), n=5) or ["none"]
     raise ValueError(f"no backbone {name!r} in {', '.join(dict.fromkeys(order))}; near names: {', '.join(near)}")
 

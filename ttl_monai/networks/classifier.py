@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import torch
 from torch import fx, nn
-from ttl_monai.networks.surgery import freeze_up_to as freeze_backbone
-from ttl_monai.networks.surgery import split_at, truncate
 
 from ttl_monai.networks.checkpoints import LoadReport
 from ttl_monai.networks.points import find_point, list_points
 from ttl_monai.networks.pretrained import WeightInfo, load_backbone
-from ttl_monai.networks.slim import slim_after as slim_backbone
-from ttl_monai.networks.tracing import default_example, skeleton
+from ttl_monai.networks.slim import rebuild_after
+from ttl_monai.networks.surgery import freeze_up_to as freeze_backbone
+from ttl_monai.networks.surgery import split_at, truncate
+from ttl_monai.networks.tracing import default_example, skeleton, trace
 
 logger = logging.getLogger(__name__)
 
@@ -142,12 +142,11 @@ class TransferClassifier(_ImageInput):
         if in_channels not in (1, channels):
             raise ValueError(f"in_channels must be 1 or the backbone's {channels}, got {in_channels!r}")
         _check_knobs(features, truncate_at, freeze_up_to, slim_after)
-        kept = set(features.state_dict())
+        fresh: set[str] = set()
         if slim_after is not None:
-            kept = set(truncate(features, slim_after).state_dict())
-            features = slim_backbone(features, slim_after, slim_factor)
+            features, fresh = rebuild_after(features, slim_after, slim_factor)
         if freeze_up_to is not None:
-            features = freeze_backbone(features, freeze_up_to)
+            freeze_backbone(features, freeze_up_to)
         size = _image_size(image_size, tuple(example.shape[2:]))
         mean, std = (
             torch.tensor(values, dtype=example.dtype).expand(channels).clone().view(1, -1, *(1,) * len(size))
@@ -157,7 +156,7 @@ class TransferClassifier(_ImageInput):
         self.frozen_up_to = freeze_up_to
         self.backbone = features
         self.head = _build_head(head, _map_shape(features, channels, size), num_classes)
-        self.weight_info = replace(info, report=self._report(info.report, kept))
+        self.weight_info = replace(info, report=self._report(info.report, fresh))
         logger.info(
             "%s: %s: %s", backbone if isinstance(backbone, str) else "backbone", info.source, self.weight_info.report
         )
@@ -184,22 +183,22 @@ class TransferClassifier(_ImageInput):
         front, rest = split_at(self.backbone, self.frozen_up_to)
         return FrozenFront(self, front), nn.Sequential(OrderedDict(backbone=rest, head=self.head))
 
-    def _report(self, report: LoadReport, kept: set[str]) -> LoadReport:
-        """The backbone's report with the keys of the whole network."""
-        loaded = tuple(f"backbone.{key}" for key in report.loaded if key in kept)
-        own = (key for key in self.state_dict() if key not in ("mean", "std"))
-        # Without a weight file nothing was loaded, and what a given network already had is not re-initialised.
-        fresh = (
-            own
-            if report.loaded or report.reinitialised
-            else (key for key in own if key.removeprefix("backbone.") not in kept)
-        )
-        return LoadReport(loaded, tuple(key for key in fresh if key not in set(loaded)), report.skipped)
+    def _report(self, report: LoadReport, rebuilt: set[str]) -> LoadReport:
+        """The backbone's report with the keys of the whole network, after layers were rebuilt."""
+
+        def is_fresh(key: str) -> bool:
+            return key in report.reinitialised or key.rpartition(".")[0] in rebuilt
+
+        loaded = tuple(f"backbone.{key}" for key in report.loaded if not is_fresh(key))
+        fresh = [f"backbone.{key}" for key in self.backbone.state_dict() if is_fresh(key)]
+        fresh += [f"head.{key}" for key in self.head.state_dict()]
+        return LoadReport(loaded, tuple(fresh), report.skipped)
 
 
-def _load(backbone: str | nn.Module, weights: str | None, truncate_at: str | None) -> tuple[nn.Module, WeightInfo]:
+def _load(backbone: str | nn.Module, weights: str | None, truncate_at: str | None) -> tuple[fx.GraphModule, WeightInfo]:
     if isinstance(backbone, str):
-        return load_backbone(backbone, weights, truncate_at=truncate_at)
+        features, info = load_backbone(backbone, weights, truncate_at=truncate_at)
+        return trace(features), info
     if not isinstance(backbone, nn.Module):
         raise TypeError(f"backbone must be a name or a torch.nn.Module, got {type(backbone).__name__}")
     if weights not in (None, "none"):
@@ -207,7 +206,7 @@ def _load(backbone: str | nn.Module, weights: str | None, truncate_at: str | Non
             f"a backbone given as a module keeps the weights it has: expected weights='none', got {weights!r}; "
             "pass the backbone's name, or load the weights into the module first"
         )
-    return truncate(backbone, truncate_at), WeightInfo(name="none", source="the given module")
+    return trace(truncate(backbone, truncate_at)), WeightInfo(name="none", source="the given module")
 
 
 def _check_knobs(

@@ -16,10 +16,10 @@ import timm
 import torch
 import torchvision
 from torch import nn
-from ttl_monai.networks.surgery import truncate
 
 from ttl_monai.networks.backbones import build_backbone, resolve_backbone
 from ttl_monai.networks.checkpoints import LoadReport, load_strictly, read_state_dict
+from ttl_monai.networks.surgery import truncate
 
 _DOWNLOAD_TIMEOUT_S = 15.0
 

@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ttl_monai.networks.points import find_point, list_points
 from ttl_monai.networks.surgery import truncate
 from ttl_monai.networks.tracing import default_example, skeleton, trace
 
@@ -54,12 +55,28 @@ def slim_after(
         >>> sum(p.numel() for p in slim_after(resnet50(), "layer3").parameters()) + 1024 * 2 + 2
         12947522
     """
+    return rebuild_after(trace(truncate(model, None, example_input)), point, slim_factor, example_input)[0]
+
+
+def rebuild_after(
+    backbone: fx.GraphModule, point: str, slim_factor: int, example_input: torch.Tensor | None = None
+) -> tuple[fx.GraphModule, set[str]]:
+    """Do the work of `slim_after` in place on a traced backbone without classifier.
+
+    Returns:
+        The backbone, and the names of the layers that were rebuilt.
+
+    Raises:
+        ValueError: as `slim_after`.
+    """
     if not isinstance(slim_factor, int) or slim_factor < 1:
         raise ValueError(f"slim_factor must be a whole number of at least 1, got {slim_factor!r}")
-    backbone = trace(truncate(model, None, example_input))
     example = default_example(backbone) if example_input is None else example_input
-    kept = {node.target for node in trace(truncate(backbone, point, example)).graph.nodes if node.op != "output"}
-    slimmer = _Slimmer(skeleton(backbone), kept, slim_factor)
+    last = find_point(list_points(backbone, example), point).node
+    nodes = list(backbone.graph.nodes)
+    # In the order of computation; nothing beside the point's tensor is alive there, so all before it is kept.
+    end = next(index for index, node in enumerate(nodes) if node.name == last)
+    slimmer = _Slimmer(skeleton(backbone), {node.target for node in nodes[: end + 1]}, slim_factor)
     slimmer.run(torch.empty_like(example, device="meta"))
     if not slimmer.rebuilt:
         raise ValueError(
@@ -71,7 +88,7 @@ def slim_after(
         initialise(module)
         module.train(backbone.get_submodule(target).training)
         backbone.set_submodule(target, module)
-    return backbone
+    return backbone, set(slimmer.rebuilt)
 
 
 def initialise(module: nn.Module) -> None:

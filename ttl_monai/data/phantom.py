@@ -204,7 +204,7 @@ def _replace_demo(folder: Path) -> None:
         )
     temporary = folder.with_name(f".{folder.name}.making")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
-    make_phantom(temporary)
+    make_phantom(temporary, seed=0, patients=DEMO_PATIENTS, size=SIZE)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)

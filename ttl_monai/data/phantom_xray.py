@@ -99,7 +99,8 @@ def draw_chest(anatomy: Anatomy, rng: np.random.Generator, *, positive: bool, sh
     lungs = _lungs(x, y, heart, anatomy)
     aerated = lungs.sum(axis=0)
     density = _body(x, y, anatomy) * (_tissue(x, y, heart, anatomy) + _bones(x, y, anatomy)) - 0.4 * aerated
-    density += aerated * (_vessels(x, y, anatomy) + _haze(x, y, rng))
+    air = aerated > 0
+    density[air] += aerated[air] * (_vessels(x[air], y[air], anatomy) + _haze(x[air], y[air], rng))
     texture, window = _texture(lungs, unit, rng)
     gain, offset, noise = _uniform(rng, (0.85, 1.1), (-0.06, 0.06), _NOISE)
     image = gain * (1.1 * density / (0.45 + np.maximum(density, 0))) + offset
@@ -107,7 +108,7 @@ def draw_chest(anatomy: Anatomy, rng: np.random.Generator, *, positive: bool, sh
     (contrast,) = _uniform(rng, _TEXTURE_CONTRAST)
     if positive:
         image += contrast * texture
-    return ChestXray(image=np.clip(image, 0, 1), lungs=lungs > 0.5, finding=(window > 0.3) & positive)
+    return ChestXray(image=np.clip(image, 0, 1), lungs=lungs > 0.5, finding=(window > 0.3) & (aerated > 0.5) & positive)
 
 
 def _uniform(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[float]:

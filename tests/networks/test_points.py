@@ -1,6 +1,7 @@
 """Truncation points: the published table, names and levels on networks that nobody tuned to, and how they are found."""
 
 import csv
+import itertools
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_stages_and_blocks_of_networks_nobody_tuned_to(name):
     assert len(ends) - transitions == blocks
     assert points[-1].name == last
     assert len({point.name for point in points}) == len(points)
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in itertools.pairwise(points):
         assert before.params <= after.params
         assert before.macs <= after.macs
     assert [point.stride for point in ends] == sorted(point.stride for point in ends)

@@ -37,8 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--level",
         choices=LEVELS,
-        default="block",
-        help="how fine: stage, block (stages too; default), layer (every point)",
+        help="how fine: stage, block (stages too; default where there are blocks), layer (every point)",
     )
     parser.add_argument(
         "--image-size",
@@ -63,11 +62,22 @@ def run(arguments: argparse.Namespace) -> None:
     points = list_points(model, example_input)
     if not points:
         raise ValueError(f"{arguments.backbone} has no truncation points: no feature map carries everything forward")
-    shown = [point for point in points if LEVELS.index(point.level) <= LEVELS.index(arguments.level)]
+    shown = _select(points, arguments.level)
+    if not shown:
+        raise ValueError(
+            f"{arguments.backbone} has no points of level {arguments.level!r}; --level layer lists every one"
+        )
     if arguments.json:
         print(json.dumps(_document(arguments.backbone, shown, points[-1], example_input), indent=2))
     else:
         print(_table(arguments.backbone, shown, points[-1], example_input))
+
+
+def _select(points: Sequence[Point], level: str | None) -> list[Point]:
+    """Points of `level` and the coarser ones; None is the level of blocks, or every point where there are no blocks."""
+    finest = LEVELS.index(level or "block")
+    shown = [point for point in points if LEVELS.index(point.level) <= finest]
+    return shown if shown or level else list(points)
 
 
 def _example_input(example: torch.Tensor, image_size: list[int] | None) -> torch.Tensor:

@@ -13,6 +13,7 @@ from ttl_monai.networks.complexity import MacsCounter
 from ttl_monai.networks.tracing import BLOCK_LIKE, OUTPUT_OF, count_layers, skeleton
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+_BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _GLOBAL_POOLS = ("mean", "amax", "adaptive_avg_pool", "adaptive_max_pool", "adaptiveavgpool", "adaptivemaxpool")
 
 
@@ -62,6 +63,10 @@ class _Profiler(fx.Interpreter):
 def profile_nodes(graph_module: fx.GraphModule, example_input: torch.Tensor) -> _Profiler:
     """Values (meta tensors), parameters and MACs of every node, by node name, without computing anything."""
     bare = skeleton(graph_module)
+    for module in bare.modules():
+        if type(module) in _BATCH_NORMS:
+            # On the meta device batch norm costs as much as all the rest, only to return the shape that it got.
+            module.forward = torch.empty_like
     profiler = _Profiler(bare)  # type: ignore[arg-type]
     with torch.no_grad(), profiler.counter.count_into(bare):
         profiler.run(torch.empty(example_input.shape, dtype=example_input.dtype, device="meta"))

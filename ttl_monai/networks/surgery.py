@@ -127,9 +127,10 @@ def freeze_up_to(model: nn.Module, point: str, example_input: torch.Tensor | Non
         parameters = list(_front(graph_module, last).parameters())
     for parameter in parameters:
         parameter.requires_grad_(False)
-    for module in parts:
-        module.eval()
-        module.train = _stay_in_eval  # type: ignore[method-assign, assignment]
+    for part in parts:
+        part.eval()
+        for module in part.modules():
+            module.train = _stay_in_eval  # type: ignore[method-assign, assignment]
     return model
 
 

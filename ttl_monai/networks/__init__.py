@@ -1,0 +1,25 @@
+"""Networks: truncation points of any backbone, surgery at them, pretrained weights, the classifier, complexity."""
+
+from ttl_monai.networks.classifier import TransferClassifier
+from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
+from ttl_monai.networks.losses import ClassificationLoss
+from ttl_monai.networks.param_groups import param_groups
+from ttl_monai.networks.points import Point, find_point, list_points
+from ttl_monai.networks.slim import slim_after
+from ttl_monai.networks.surgery import freeze_up_to, split_at, truncate
+
+__all__ = [
+    "ClassificationLoss",
+    "Point",
+    "TransferClassifier",
+    "count_macs",
+    "count_params",
+    "find_point",
+    "freeze_up_to",
+    "list_points",
+    "measure_latency",
+    "param_groups",
+    "slim_after",
+    "split_at",
+    "truncate",
+]

@@ -131,13 +131,16 @@ class TwoInputs(nn.Module):
         return x + y
 
 
-class OptionalInput(nn.Module):
+class Options(nn.Module):
+    """Optional arguments that steer the forward, one of them not used."""
+
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
 
-    def forward(self, x, unused=None):
-        return self.conv(x)
+    def forward(self, x, mask=None, scale: bool = False, unused=3):
+        x = self.conv(x) if mask is None else self.conv(x) * mask
+        return x * 2 if scale else x
 
 
 class Loops(nn.Module):
@@ -158,10 +161,12 @@ def test_trace_names_what_it_refuses(build, message):
         trace(build())
 
 
-def test_an_input_that_is_not_used_is_dropped():
-    model = OptionalInput()
+def test_optional_arguments_keep_their_defaults():
+    model = Options()
     x = torch.rand(1, 3, 8, 8)
-    assert torch.equal(trace(model)(x), model(x))
+    traced = trace(model)
+    assert torch.equal(traced(x), model(x))
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", "call_module", "output"]
 
 
 def test_skeleton_has_shapes_and_no_weights():

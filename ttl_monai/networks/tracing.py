@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 
 # Keys of `node.meta` that the tracer writes: the modules whose output the node is (inner first), and for each of them
-# whether it may be a block (several convolutions or linear layers in a module that is no plain `Sequential`).
+# whether it may be a block (several convolutions or linear layers in a module that is no `Sequential` or the like).
 OUTPUT_OF = "ttl_output_of"
 BLOCK_LIKE = "ttl_block_like"
 # Key of `GraphModule.meta`: the graph carries these marks, so that it needs no second trace (which would lose them).
 _TRACED = "ttl_traced"
 
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _DROPOUTS: dict[Callable[..., Any], type[nn.Module]] = {
     nn.functional.dropout: nn.Dropout,
     nn.functional.dropout1d: nn.Dropout1d,
@@ -36,13 +38,13 @@ def count_layers(module: nn.Module) -> int:
 
 
 def _is_block_like(module: nn.Module) -> bool:
-    return not isinstance(module, nn.Sequential) and count_layers(module) > 1
+    return not isinstance(module, _CONTAINERS) and count_layers(module) > 1
 
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether `module` is a layer of torch.nn or of a class derived from one (as timm's norms are)."""
-    containers = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    return any(cls.__module__.startswith("torch.nn.") and cls not in containers for cls in type(module).__mro__)
+    bases = (nn.Module, *_CONTAINERS)
+    return any(cls.__module__.startswith("torch.nn.") and cls not in bases for cls in type(module).__mro__)
 
 
 class _Tracer(fx.Tracer):
@@ -92,7 +94,9 @@ def skeleton(model: nn.Module) -> nn.Module:
 
 
 def _trace_once(model: nn.Module, leaves: set[str]) -> fx.Graph:
-    return _Tracer(leaves).trace(model)
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[2:]  # after self and the image
+    options = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
+    return _Tracer(leaves).trace(model, options or None)
 
 
 def _owner(node: fx.Node) -> str:

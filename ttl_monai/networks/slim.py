@@ -107,6 +107,7 @@ class _Slimmer(fx.Interpreter):
 
     def __init__(self, module: nn.Module, kept: set[Any], factor: int) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # our errors name the layer themselves
         self.kept = kept
         self.factor = factor
         self.rebuilt: dict[str, nn.Module] = {}
@@ -172,16 +173,14 @@ class _Slimmer(fx.Interpreter):
             user = max(node.users, key=self.position.__getitem__)
             if user.op == "output" or isinstance(self._layer(user), _ConvNd | nn.Linear):
                 return None
-            # Sizes that feed a reshape are no partners.
-            others = [
-                other
-                for other in user.all_input_nodes
-                if other is not node and not isinstance(self.env.get(other), int | tuple)
-            ]
-            partner = self.env.get(others[0]) if others else None
-            if isinstance(partner, torch.Tensor):
-                return partner if user.target in (*_SUMS, *_PRODUCTS) and len(others) == 1 else None
-            if others and user.target not in _PRODUCTS:
+            if user.target in (*_SUMS, *_PRODUCTS):
+                others = [other for other in user.all_input_nodes if other is not node]
+                partner = self.env.get(others[0]) if others else None
+                if isinstance(partner, torch.Tensor):
+                    return partner
+                if others and user.target in _SUMS:
+                    return None
+            elif user.args[:1] != (node,):  # a concatenation, which any width suits
                 return None
             node = user
         return None

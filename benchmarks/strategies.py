@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigWorkflow
 
-from ttl_monai.networks import measure_latency
+from ttl_monai.engines import load_spec
+from ttl_monai.networks import TransferClassifier, measure_latency
 
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "covid_ttl" / "configs"
 # strategy, overlay, where it cuts, freezes or slims, its entry in `cuts`
@@ -80,9 +81,6 @@ def read_cell(folder: Path, split: int) -> dict[str, object]:
 
 def latency(folder: Path, size: int) -> float:
     """Milliseconds of one image through the trained network."""
-    from ttl_monai.engines.runs import load_spec
-    from ttl_monai.networks import TransferClassifier
-
     definition = {key: value for key, value in load_spec(folder)["network_def"].items() if key != "_target_"}
     network = TransferClassifier(**{**definition, "weights": "none"}).eval()
     return round(measure_latency(network, torch.rand(1, 1, size, size), repeats=50), 2)
@@ -95,14 +93,17 @@ def main() -> None:
     parser.add_argument("--datalists", nargs="+", type=Path, required=True, help="one datalist a repeat")
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, required=True, help="results.json to write")
+    parser.add_argument("--only", nargs="+", help="train only these strategies, and write no results yet")
     parser.add_argument("--spatial_size", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--max_epochs", type=int, default=12)
+    parser.add_argument("--max_epochs", type=int, default=4)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     rows = []
     for row in ROWS:
+        if arguments.only and row[0] not in arguments.only:
+            continue
         repeats = []
         for split, datalist in enumerate(arguments.datalists):
             folder = (arguments.work / f"{row[0].lower()}_{row[2] or 'none'}_{split}").resolve()
@@ -120,6 +121,8 @@ def main() -> None:
                 "latency_ms": latency(folder, arguments.spatial_size),
             }
         )
+    if arguments.only:
+        return
     header = json.loads(arguments.datalists[0].read_text())
     results = {
         "dataset": header["name"],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +92,14 @@ def trained(make_workflow, tmp_path) -> Path:
     workflow.run()
     workflow.finalize()
     return tmp_path / "run"
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """Expect an error whose root cause matches: MONAI wraps what a config raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the cause is matched below
+        yield
+    cause = caught.value
+    while cause.__cause__ is not None or (cause.__context__ is not None and not cause.__suppress_context__):
+        cause = cause.__cause__ or cause.__context__
+    assert re.search(match, str(cause), re.DOTALL), f"{match!r} is not in {str(cause)!r}"

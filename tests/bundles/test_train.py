@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 
-from ttl_monai.handlers.checkpoint import EPOCH_SEED_STEP
+from .conftest import refused
 
 
 def history(folder):
@@ -90,7 +91,7 @@ def test_a_run_that_is_resumed_ends_with_the_same_weights(make_workflow, tmp_pat
     straight, _ = train("straight")
     straight.run()
     killed, trainer = train("killed")
-    trainer.add_event_handler("iteration_started", stop)
+    trainer.add_event_handler(Events.ITERATION_STARTED, stop)
     with pytest.raises(KeyboardInterrupt):
         killed.run()
     resumed, _ = train("killed", resume="auto")
@@ -99,14 +100,12 @@ def test_a_run_that_is_resumed_ends_with_the_same_weights(make_workflow, tmp_pat
         a, b = (torch.load(tmp_path / folder / name, weights_only=True) for folder in ("straight", "killed"))
         a, b = (state.get("network", state) for state in (a, b))
         assert all(torch.equal(a[key], b[key]) for key in a), name
-    assert EPOCH_SEED_STEP > 1
 
 
 def test_a_nan_loss_names_the_images_of_its_batch(make_workflow):
-    workflow = make_workflow("train.json", "strategy_ttl.json", learning_rate=1e38, max_epochs=3)
-    with pytest.raises(Exception, match="training loss is (nan|inf)") as caught:
+    workflow = make_workflow("train.json", "strategy_ttl.json", learning_rate=1e30, max_epochs=3)
+    with refused("training loss is (nan|inf).*images/0"):
         workflow.run()
-    assert "images/0" in str(caught.value)
 
 
 def test_cached_features_train_the_same_head(make_workflow, tmp_path):
@@ -134,7 +133,7 @@ def test_cached_features_train_the_same_head(make_workflow, tmp_path):
 
 
 def test_cached_features_need_a_frozen_part(make_workflow):
-    with pytest.raises(Exception, match="nothing is frozen|no frozen part"):
+    with refused("nothing is frozen|no frozen part"):
         make_workflow("train.json", cache_features=True).run()
 
 
@@ -151,7 +150,7 @@ def test_evaluation_reads_everything_from_the_run(make_workflow, trained, tiny_d
     model = json.loads((trained / "model.json").read_text())
     assert metrics["n"] == 7
     assert metrics["model_sha256"] == model["sha256"]
-    assert metrics["threshold"] == model["threshold"]
+    assert metrics["test_threshold"] == model["threshold"]
     assert metrics["same_datalist_as_training"] is True
     rows = list(csv.DictReader((trained / "test/predictions.csv").open()))
     assert [row["patient"] for row in rows] == [item["patient"] for item in json.loads(tiny_data.read_text())["test"]]
@@ -164,16 +163,14 @@ def test_evaluation_reads_everything_from_the_run(make_workflow, trained, tiny_d
 
 
 def test_a_network_that_differs_from_the_run_is_an_error_naming_both(make_workflow, trained):
-    with pytest.raises(
-        Exception, match=r'asks for \{"truncate_at": "blocks.2"\}.*trained with \{"truncate_at": "blocks.1"\}'
-    ):
+    with refused(r'asks for \{"truncate_at": "blocks.2"\}.*trained with \{"truncate_at": "blocks.1"\}'):
         evaluate(make_workflow, trained, **{"network_def#truncate_at": "blocks.2"})
 
 
 def test_a_changed_checkpoint_is_refused(make_workflow, trained):
     state = torch.load(trained / "model.pt", weights_only=True)
     torch.save(state | {"mean": state["mean"] + 1}, trained / "model.pt")
-    with pytest.raises(Exception, match="SHA-256 differs"):
+    with refused("SHA-256 differs"):
         evaluate(make_workflow, trained)
 
 

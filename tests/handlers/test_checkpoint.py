@@ -60,8 +60,16 @@ class Run:
         self.record = RunRecord(run_dir=run_dir, evaluator=self.evaluator, optimizer=optimizer, facts={"seed": seed})
         self.record.attach(self.trainer)
         RunCheckpoint(
-            run_dir=run_dir, network=self.network, optimizer=optimizer, lr_scheduler=scheduler,
-            evaluator=self.evaluator, record=self.record, spec=spec, datasets=[train], seed=seed, resume=resume,
+            run_dir=run_dir,
+            network=self.network,
+            optimizer=optimizer,
+            lr_scheduler=scheduler,
+            evaluator=self.evaluator,
+            record=self.record,
+            spec=spec,
+            datasets=[train],
+            seed=seed,
+            resume=resume,
         ).attach(self.trainer)
         if kill_at is not None:
             self.trainer.add_event_handler(Events.ITERATION_STARTED(once=kill_at), self.kill)
@@ -96,8 +104,9 @@ def test_a_killed_run_that_is_resumed_ends_as_if_it_had_not_been(tmp_path, kill_
         spec.pop("sha256")
     assert specs[0] == specs[1]
     timed = ("seconds", "training_seconds", "data_wait")
-    histories = [[{k: v for k, v in row.items() if k not in timed} for row in r.record.history]
-                 for r in (straight, resumed)]
+    histories = [
+        [{k: v for k, v in row.items() if k not in timed} for row in r.record.history] for r in (straight, resumed)
+    ]
     assert histories[0] == histories[1]
     assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "finished"
 
@@ -152,7 +161,9 @@ def test_another_network_is_refused_and_both_are_named(tmp_path):
 
 
 def test_resume_from_a_file_that_is_not_there_raises(tmp_path):
-    with pytest.raises(ValueError, match="resume must be 'never', 'auto' or an existing checkpoint file, got 'no.pt'"):
+    with pytest.raises(
+        ValueError, match=r"resume must be 'never', 'auto' or an existing checkpoint file, got 'no\.pt'"
+    ):
         Run(tmp_path, resume="no.pt")
 
 

@@ -74,8 +74,14 @@ class TestAgainstScikitLearn:
 
 @pytest.mark.parametrize(
     ("current", "best", "expected"),
-    [(0.6, 0.5, True), (0.5, 0.5, False), (0.4, 0.5, False), (math.nan, 0.5, False), (0.1, math.nan, True),
-     (math.nan, math.nan, False)],
+    [
+        (0.6, 0.5, True),
+        (0.5, 0.5, False),
+        (0.4, 0.5, False),
+        (math.nan, 0.5, False),
+        (0.1, math.nan, True),
+        (math.nan, math.nan, False),
+    ],
 )
 def test_a_nan_is_never_better(current, best, expected):
     assert is_better(current, best) is expected

@@ -45,7 +45,7 @@ def test_a_finished_run_does_not_train_again():
 
 @pytest.mark.parametrize("floor", [0, -1e-7, 1e-2])
 def test_a_floor_that_makes_no_sense_raises(floor):
-    with pytest.raises(ValueError, match="min_lr must lie above 0 and not above the learning rate 0.001"):
+    with pytest.raises(ValueError, match=r"min_lr must lie above 0 and not above the learning rate 0\.001"):
         LrFloorStop(optimizer_at(1e-3), floor)
 
 

@@ -60,7 +60,10 @@ def test_focal_loss_is_the_formula(task):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"task": "regression"}, "task must be binary"), ({"task": "binary", "kind": "hinge"}, "loss kind must be one of")],
+    [
+        ({"task": "regression"}, "task must be binary"),
+        ({"task": "binary", "kind": "hinge"}, "loss kind must be one of"),
+    ],
 )
 def test_unknown_settings_raise(arguments, message):
     with pytest.raises(ValueError, match=message):

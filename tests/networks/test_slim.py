@@ -37,6 +37,7 @@ def test_resnet50_has_the_papers_counts(point, millions, giga_macs):
     assert round(count_macs(network, torch.zeros(1, 3, 224, 224)) / 1e9, 3) == giga_macs
 
 
+@pytest.mark.slow
 def test_a_cut_inside_a_stage_has_the_papers_counts():
     network = TransferClassifier("resnet50", weights="none", slim_after="layer4.0")
     assert round(count_params(network) / 1e6, 1) == 17.9  # PAPER.md section 9
@@ -131,12 +132,13 @@ def test_a_depthwise_convolution_starts_at_the_scale_of_its_own_filter():
     ("name", "point"),
     [
         ("efficientnet_b0", "stem"),
-        ("efficientnet_b0", "blocks.3.0"),  # inside a stage: the residual stream keeps its width
+        # inside a stage: the residual stream keeps its width
+        pytest.param("efficientnet_b0", "blocks.3.0", marks=pytest.mark.slow),
         pytest.param("resnext50_32x4d", "layer3.1", marks=pytest.mark.slow),
         ("densenet121", "denseblock3.denselayer5"),
         ("timm:seresnet18", "layer2.0"),
         pytest.param("monai:seresnet50", "layer2.1", marks=pytest.mark.slow),
-        ("vgg11_bn", "features.10"),
+        pytest.param("vgg11_bn", "features.10", marks=pytest.mark.slow),
     ],
 )
 def test_slim_networks_compute_and_train(name, point):

@@ -63,10 +63,14 @@ def train_one_step(network):
     optimizer.step()
 
 
-# In `make test` every backbone is slimmed and cut, and three go through all strategies; `make test-all` has every pair.
-QUICK = ("resnet18", "tf_efficientnet_lite0", "resnet3d")
+# In `make test` three backbones go through all strategies, the others through one; `make test-all` has every pair.
+QUICK = {
+    (backbone, strategy) for backbone in ("resnet18", "tf_efficientnet_lite0", "resnet3d") for strategy in STRATEGIES
+}
+QUICK |= {("densenet121", "TF"), ("resnet50", "TTL"), ("resnext50_32x4d", "TF")}
+QUICK |= {("resnet34", "HTL"), ("efficientnet_b0", "LWFT")}
 PAIRS = [
-    pytest.param(backbone, strategy, marks=[] if backbone in QUICK or strategy in ("TF", "TTL") else pytest.mark.slow)
+    pytest.param(backbone, strategy, marks=[] if (backbone, strategy) in QUICK else pytest.mark.slow)
     for backbone in CUTS
     for strategy in STRATEGIES
 ]

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
 
 from ttl_monai import __version__
 
@@ -13,8 +14,12 @@ from ttl_monai import __version__
 VERBS = ("points", "datalist", "table")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line, with every verb."""
+def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        verbs: the verbs to add. A verb's module may import torch, so only the one that is called need be.
+    """
     parser = argparse.ArgumentParser(
         prog="ttl",
         description="Truncated transfer learning: keep the lower layers of a pretrained network, drop the rest, "
@@ -22,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ttl-monai {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
+    for verb in verbs:
         importlib.import_module(f"ttl_monai.cli.{verb}").add_parser(subparsers)
     return parser
 
@@ -37,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 2 when the input was refused with one message.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    arguments = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(argv[:1] if argv[:1] and argv[0] in VERBS else VERBS).parse_args(argv)
     try:
         return int(arguments.run(arguments) or 0)
     except (ValueError, TypeError, OSError) as error:

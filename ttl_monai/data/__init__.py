@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ttl_monai.data.cache import CachedDataset
     from ttl_monai.data.datalist import SECTIONS, Datalist
+    from ttl_monai.data.phantom import demo_phantom, make_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
 
@@ -17,6 +18,8 @@ __all__ = [
     "Datalist",
     "PrepareBatch",
     "XrayReader",
+    "demo_phantom",
+    "make_phantom",
 ]
 
 _MODULES = {
@@ -27,6 +30,8 @@ _MODULES = {
     "Datalist": "datalist",
     "PrepareBatch": "transforms",
     "XrayReader": "reader",
+    "demo_phantom": "phantom",
+    "make_phantom": "phantom",
 }
 
 

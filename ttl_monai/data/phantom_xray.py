@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 # Lengths are in half short sides of the picture: the whole short side is 2.
 _TEXTURE_WAVELENGTH = 0.075
-_TEXTURE_CONTRAST = (0.02, 0.11)
+_TEXTURE_CONTRAST = (0.03, 0.11)
 _NOISE = (0.008, 0.025)
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from monai.bundle import ConfigWorkflow, run
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigWorkflow, run
 from monai.bundle.config_parser import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 logger = logging.getLogger(__name__)
 
+_LOCATOR = ComponentLocator()  # finds MONAI's components by their short names
 # Keys that MONAI itself gives a meaning in any component.
 _COMPONENT_KEYS = {"_target_", "_disabled_", "_requires_", "_mode_", "_desc_"}
 
@@ -63,13 +64,23 @@ def prepare_workflow() -> None:
     workflow = find_workflow()
     parser = workflow.parser
     known = _known_configs(workflow)
-    if isinstance(parser["run"], str) and "run_dir" in parser:
-        parser["run_dir"] = parser["run"]
-        parser["run"] = next(config["run"] for config in reversed(_given_configs(workflow)) if "run" in config)
-        parser.parse(reset=True)
+    if not isinstance(parser["run"], list):
+        _take_run_option(workflow)
     unknown = _unknown_ids({name: value for name, value in parser.config.items() if name != "_meta_"}, known)
     if unknown:
         raise ValueError(_describe(unknown, known))
+    parser.get_parsed_content("bundle_root")  # found through the callers: later calls may have others
+
+
+def _take_run_option(workflow: ConfigWorkflow) -> None:
+    parser: Any = workflow.parser
+    folder = parser["run"]
+    if "run_dir" not in parser or not isinstance(folder, str):
+        raise ValueError(f"--run names the folder of a training, for evaluate.json and inference.json; got {folder!r}.")
+    parser["run_dir"] = folder
+    entry = "inference.json" if parser.get("evaluator") else "evaluate.json"
+    parser["run"] = ConfigParser.load_config_file(Path(workflow.config_root_path, entry))["run"]
+    parser.parse(reset=True)
 
 
 def literal(workflow: ConfigWorkflow, key: str) -> Any:
@@ -109,7 +120,8 @@ def _given_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
 
 def _known_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
     configs = [_nested(config) for config in _given_configs(workflow)]
-    tracking = [dict(settings["configs"]) for settings in DEFAULT_EXP_MGMT_SETTINGS.values()]
+    settings: Any = DEFAULT_EXP_MGMT_SETTINGS.values()
+    tracking = [dict(each["configs"]) for each in settings]
     return [*configs, *tracking]
 
 
@@ -139,7 +151,7 @@ def _unknown_ids(config: Mapping[str, Any], known: list[dict[str, Any]]) -> list
         for name, value in node.items():
             id_ = f"{prefix}{name}"
             if "_target_" in node:
-                if name not in _COMPONENT_KEYS and name not in names and not _takes(node["_target_"], name):
+                if name not in _COMPONENT_KEYS and name not in names and not _takes(node, name):
                     yield id_
                 if node["_target_"] not in targets:
                     continue
@@ -170,12 +182,13 @@ def _references(node: Any) -> Iterator[str]:
             yield from ("#".join(parts[: end + 1]) for end in range(len(parts)))
 
 
-def _takes(target: str, name: str) -> bool:
-    """Whether a component's constructor takes an argument of this name."""
-    component = locate(target) if isinstance(target, str) else target
-    if component is None or not callable(component):
-        return True  # MONAI itself says that it cannot be found
-    parameters = inspect.signature(component).parameters.values()
+def _takes(component: Mapping[str, Any], name: str) -> bool:
+    """Whether the constructor of a component takes an argument of this name."""
+    target = ConfigComponent(config=dict(component), id="", locator=_LOCATOR).resolve_module_name()
+    found: Any = locate(target) if isinstance(target, str) else target
+    if found is None:
+        return True  # building it says that there is no such component
+    parameters = inspect.signature(found).parameters.values()
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
 
 

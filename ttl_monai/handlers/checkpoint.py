@@ -112,10 +112,8 @@ class RunCheckpoint:
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.record.load_state_dict(state["record"])
         self.best = dict(state["best"])
-        self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch = (
-            self.best["metric"],
-            (self.best["epoch"] or -1),
-        )
+        validation: Any = self.evaluator.state  # MONAI adds to ignite's state
+        validation.best_metric, validation.best_metric_epoch = self.best["metric"], self.best["epoch"] or -1
         max_epochs, epoch = engine.state.max_epochs, state["epoch"]
         engine.state.iteration, engine.state.epoch = state["iteration"], epoch
         engine.state.max_epochs = max_epochs  # the new limit counts: a finished run can be made longer
@@ -132,7 +130,8 @@ class RunCheckpoint:
 
     def _save(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        metric = float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
+        validation: Any = self.evaluator.state
+        metric = float(validation.metrics[validation.key_metric_name])
         is_best = math.isfinite(metric) and not metric <= self.best["metric"]
         if is_best:
             self.best = {"epoch": epoch, "metric": metric}
@@ -167,9 +166,10 @@ class RunCheckpoint:
         write_atomically(self.run_dir / "model.json", json.dumps(spec, indent=4).encode())
 
     def _finish(self, engine: Engine) -> None:
+        validation: Any = self.evaluator.state
         if self.rank == 0 and not self.best["epoch"]:
             logger.warning(
                 "No epoch had a finite %s, so no best model was saved; the last state is in last.pt. "
                 "Does the validation split hold every class?",
-                self.evaluator.state.key_metric_name,
+                validation.key_metric_name,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from monai.handlers import IgniteMetricHandler
@@ -54,7 +55,7 @@ class _PerClassMetric(IgniteMetricHandler):
     """A MONAI metric taken class by class over known labels, then averaged over the classes that have both values."""
 
     metric_class: type
-    function: Callable[..., float]
+    function: Callable[..., Any]
     title: str
 
     def __init__(

@@ -23,7 +23,7 @@ from ttl_monai.analysis import (
     sensitivity_specificity,
 )
 from ttl_monai.handlers.files import write_atomically
-from ttl_monai.handlers.metrics import TASKS, to_columns
+from ttl_monai.handlers.metrics import TASKS
 from ttl_monai.reports import plot_roc_pr
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class _Predictions:
         self._rows = []
 
     def _collect(self, engine: Engine) -> None:
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state
+        for item, output in zip(state.batch, state.output, strict=True):
             label = item.get("label")
             self._rows.append(
                 {
@@ -68,11 +69,13 @@ class _Predictions:
         longest = max(len(part) for part in parts)
         return [part[index] for index in range(longest) for part in parts if index < len(part)]
 
-    def _columns(self, rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        probabilities = torch.tensor([row["probabilities"] for row in rows])
-        labels = torch.tensor([row["label"] for row in rows])
-        scores, targets = to_columns(probabilities, labels, task=self.task)
-        return scores.numpy(), targets.numpy()
+    @staticmethod
+    def _arrays(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (N,), or (N, C) for multi-label, and probabilities (N, C)."""
+        labels = np.array([row["label"] for row in rows])
+        return labels.reshape(len(rows), -1).squeeze(1) if labels[0].size == 1 else labels, np.array(
+            [row["probabilities"] for row in rows], dtype=np.float64
+        )
 
     def _end(self, engine: Engine) -> None:
         raise NotImplementedError
@@ -97,9 +100,9 @@ class OperatingPoint(_Predictions):
         rows = self._gathered()
         if self.task != "binary" or not rows:
             return
-        scores, targets = self._columns(rows)
-        threshold = operating_point(targets[:, 0], scores[:, 0])
-        sensitivity, specificity = sensitivity_specificity(targets[:, 0], scores[:, 0], threshold)
+        labels, probabilities = self._arrays(rows)
+        threshold = operating_point(labels, probabilities)
+        sensitivity, specificity = sensitivity_specificity(labels, probabilities, threshold)
         engine.state.metrics.update(
             val_threshold=float(threshold), val_sensitivity=float(sensitivity), val_specificity=float(specificity)
         )
@@ -148,9 +151,9 @@ class PredictionWriter(_Predictions):
         if rows and all(row["label"] is not None for row in rows):
             metrics = {**self.facts, "n": len(rows), **self._metrics(rows)}
             write_atomically(self.output_dir / "metrics.json", json.dumps(metrics, indent=4).encode())
-            scores, targets = self._columns(rows)
-            names = self.class_names[1:] if self.task == "binary" else self.class_names
-            plot_roc_pr(targets, scores, names, self.output_dir / "roc_pr.png", threshold=self.threshold)
+            labels, probabilities = self._arrays(rows)
+            threshold = self.threshold if self.task == "binary" else None
+            plot_roc_pr(labels, probabilities, self.class_names, self.output_dir / "roc_pr.png", threshold=threshold)
             written += ["metrics.json", "roc_pr.png"]
         logger.info("Wrote %s for %d images to %s.", ", ".join(written), len(rows), self.output_dir)
 
@@ -176,31 +179,16 @@ class PredictionWriter(_Predictions):
         return "|".join(name for name, value in zip(self.class_names, label, strict=True) if value == 1)
 
     def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        scores, targets = self._columns(rows)
-        names = self.class_names[1:] if self.task == "binary" else self.class_names
+        labels, probabilities = self._arrays(rows)
         functions = {"auroc": auroc, "auprc": average_precision, "auprc_trapezoid": auprc_trapezoid}
-        result: dict[str, Any] = {}
-        for title, function in functions.items():
-            known = [~np.isnan(target) for target in targets.T]
-            values = [
-                function(target[keep], score[keep])
-                for score, target, keep in zip(scores.T, targets.T, known, strict=True)
-            ]
-            finite = [value for value in values if np.isfinite(value)]
-            result[f"{self.section}_{title}"] = float(np.mean(finite)) if finite else None
-            result[f"{self.section}_{title}_per_class"] = {
-                name: float(value) if np.isfinite(value) else None for name, value in zip(names, values, strict=True)
-            }
-        if self.task == "multi-label":
-            return result
-        predicted = np.argmax([row["probabilities"] for row in rows], axis=1)
-        labels = np.array([row["label"] for row in rows]).reshape(-1)
-        result[f"{self.section}_accuracy"] = float(np.mean(predicted == labels))
+        result = {title: function(labels, probabilities) for title, function in functions.items()}
+        if self.task != "multi-label":
+            result["accuracy"] = float(np.mean(probabilities.argmax(axis=1) == labels))
         if self.task == "binary" and self.threshold is not None:
-            sensitivity, specificity = sensitivity_specificity(targets[:, 0], scores[:, 0], self.threshold)
-            result |= {
-                "threshold": self.threshold,
-                f"{self.section}_sensitivity": float(sensitivity),
-                f"{self.section}_specificity": float(specificity),
-            }
-        return result
+            result["threshold"] = self.threshold
+            result["sensitivity"], result["specificity"] = sensitivity_specificity(
+                labels, probabilities, self.threshold
+            )
+        # JSON knows no NaN: an undefined metric is null there.
+        named = {f"{self.section}_{title}": value for title, value in result.items()}
+        return {title: float(value) if np.isfinite(value) else None for title, value in named.items()}

@@ -109,13 +109,15 @@ class RunRecord:
         self._wait += time.perf_counter() - self._wait_from
 
     def _add_loss(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
         self._loss_sum += float(output[0]["loss"] if isinstance(output, list) else output["loss"])
         self._loss_count += 1
         self._training_seconds = time.perf_counter() - self._epoch_from
 
     def _end_epoch(self, engine: Engine) -> None:
-        metrics = {name: float(value) for name, value in self.evaluator.state.metrics.items() if np.isscalar(value)}
+        metrics = {
+            name: float(value) for name, value in self.evaluator.state.metrics.items() if isinstance(value, float)
+        }
         self.history.append(
             {
                 "epoch": engine.state.epoch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -67,11 +68,12 @@ class StopOnNonFiniteLoss:
             FloatingPointError: naming epoch, iteration and the image ids of the batch (pseudonymous, never file names
                 unless they are published).
         """
-        output = engine.state.output
+        state: Any = engine.state  # ignite's type knows neither MONAI's output nor its batch
+        output = state.output
         loss = float(torch.as_tensor(output[0]["loss"] if isinstance(output, list) else output["loss"]))
         if math.isfinite(loss):
             return
-        batch = engine.state.batch
+        batch = state.batch
         ids = [item["image_id"] for item in batch] if isinstance(batch, list) else list(batch["image_id"])
         kept = f" The last good state is kept in {self.last_checkpoint}." if self.last_checkpoint else ""
         raise FloatingPointError(

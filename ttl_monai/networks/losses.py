@@ -25,9 +25,9 @@ class ClassificationLoss(torch.nn.Module):
         ValueError: if task or kind is unknown.
     """
 
-    def __init__(
-        self, *, task: str, class_weights: Sequence[float] | None = None, kind: str = "cross_entropy"
-    ) -> None:
+    class_weights: torch.Tensor | None
+
+    def __init__(self, *, task: str, class_weights: Sequence[float] | None = None, kind: str = "cross_entropy") -> None:
         super().__init__()
         if task not in ("binary", "multi-class", "multi-label"):
             raise ValueError(f"task must be binary, multi-class or multi-label, got {task!r}.")
@@ -36,7 +36,7 @@ class ClassificationLoss(torch.nn.Module):
         self.task, self.kind = task, kind
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
-        self.focal = FocalLoss(to_onehot_y=True, use_softmax=True, gamma=2.0, weight=weights)
+        self.focal = FocalLoss(to_onehot_y=True, use_softmax=True, gamma=2.0, weight=weights, reduction="none")
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch.
@@ -52,7 +52,7 @@ class ClassificationLoss(torch.nn.Module):
             return self._multi_label(logits, labels)
         index = labels.reshape(-1).long()
         if self.kind == "focal":
-            return self.focal(logits, index[:, None])
+            return self.focal(logits, index[:, None]).sum(dim=1).mean()  # (B, C): zero but for the true class
         return torch.nn.functional.cross_entropy(logits, index, weight=self.class_weights)
 
     def _multi_label(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

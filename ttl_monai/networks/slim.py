@@ -98,7 +98,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear | _NormBase):
+    elif isinstance(module, nn.Linear | _NormBase | nn.GroupNorm):
         module.reset_parameters()
 
 
@@ -130,8 +130,8 @@ class _Slimmer(fx.Interpreter):
             ) from error
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.rebuilt.get(target, self.fetch_attr(target))
-        if target not in self.kept and target not in self.rebuilt and any(True for _ in module.parameters()):
+        module = self.fetch_attr(target)
+        if target not in self.kept and any(True for _ in module.parameters()):
             self.rebuilt[target] = module = self._rebuild(target, module, args[0])
         return module(*args, **kwargs)
 
@@ -191,7 +191,7 @@ class _Slimmer(fx.Interpreter):
 
 def _resize_conv(target: str, conv: _ConvNd, inputs: int, outputs: int) -> None:
     """Change the channels of a convolution on the meta device; a depthwise one stays depthwise."""
-    if conv.groups == conv.in_channels > 1:
+    if conv.groups == conv.in_channels:
         conv.groups = inputs
     if inputs % conv.groups or outputs % conv.groups:
         raise ValueError(

@@ -115,6 +115,16 @@ def test_every_combination_has_monais_properties(make_workflow, overlays):
     assert make_workflow("train.json", *overlays).check_properties() == []
 
 
+@pytest.mark.parametrize(("strategy", "knob"), [("lwft", "freeze_up_to"), ("tf", "slim_after"), ("ttl", "truncate_at")])
+def test_the_paper_s_backbone_brings_its_own_cuts(make_workflow, strategy, knob):
+    workflow = make_workflow("train.json", "backbone_resnet50.json", f"strategy_{strategy}.json")
+    network = workflow.parser.get_parsed_content("network_def")
+    assert workflow.parser["cuts"][strategy] in ("stem", "layer3"), knob
+    trainable = sum(each.numel() for each in network.parameters() if each.requires_grad)
+    # PAPER: TTL 8.55 M, TF 12.9 M; LWFT freezes the 9,536 parameters of the stem of 23.5 M
+    assert trainable == {"lwft": 23_512_130 - 9_536, "tf": 12_947_522, "ttl": 8_545_346}[strategy]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -18,7 +18,11 @@ def predict(make_workflow, trained, tmp_path):
 
     def run(folder):
         make_workflow(
-            "inference.json", workflow_type="infer", dataset_dir=str(folder), run_dir=str(trained), file_names=True,
+            "inference.json",
+            workflow_type="infer",
+            dataset_dir=str(folder),
+            run_dir=str(trained),
+            file_names=True,
             **QUIET | {"output_dir": str(tmp_path / "out")},
         ).run()
         rows = csv.DictReader((tmp_path / "out/predictions.csv").open())

@@ -1,13 +1,15 @@
 import csv
 import json
 import math
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 
-from .conftest import refused
+from .conftest import BUNDLES, TINY, refused
 
 
 def history(folder):
@@ -70,36 +72,44 @@ def test_nothing_is_written_into_the_working_directory(make_workflow, tmp_path, 
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
-@pytest.mark.parametrize("kill_at", [3, 5], ids=["second-epoch", "third-epoch"])
-def test_a_run_that_is_resumed_ends_with_the_same_weights(make_workflow, tmp_path, kill_at):
-    def train(name, **overrides):
-        workflow = make_workflow(
-            "train.json",
-            "strategy_ttl.json",
-            output_dir=str(tmp_path / name),
-            max_epochs=3,
-            **{"cuts#ttl": "blocks.1"},
-            **overrides,
-        )
-        trainer = workflow.parser.get_parsed_content("train#trainer")
-        return workflow, trainer
+# Trains as `monai.bundle run` does, and is killed without warning in the middle of its second epoch.
+KILLED = """
+import json, os, signal, sys
+from monai.bundle import ConfigWorkflow
+workflow = ConfigWorkflow(json.loads(sys.argv[1]), logging_file=False, **json.loads(sys.argv[2]))
+workflow.initialize()
+workflow.parser.get_parsed_content("train#trainer").add_event_handler(
+    Events.ITERATION_COMPLETED(once=3), lambda engine: os.kill(os.getpid(), signal.SIGKILL))
+workflow.run()
+"""
 
-    def stop(engine):
-        if engine.state.iteration == kill_at:
-            raise KeyboardInterrupt
 
-    straight, _ = train("straight")
-    straight.run()
-    killed, trainer = train("killed")
-    trainer.add_event_handler(Events.ITERATION_STARTED, stop)
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
-    resumed, _ = train("killed", resume="auto")
-    resumed.run()
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(make_workflow, tiny_data, tmp_path):
+    settings = {"max_epochs": 3, "cuts#ttl": "blocks.1"}
+    make_workflow("train.json", "strategy_ttl.json", output_dir=str(tmp_path / "straight"), **settings).run()
+    configs = [str(BUNDLES / "covid_ttl/configs" / name) for name in ("train.json", "strategy_ttl.json")]
+    overrides = {
+        **TINY,
+        **settings,
+        "dataset_dir": str(tiny_data.parent),
+        "datalist": str(tiny_data),
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "killed"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(configs), json.dumps(overrides)], capture_output=True, timeout=300
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert len(history(tmp_path / "killed")) == 1
+    make_workflow(
+        "train.json", "strategy_ttl.json", output_dir=str(tmp_path / "killed"), resume="auto", **settings
+    ).run()
     for name in ("model.pt", "last.pt"):
         a, b = (torch.load(tmp_path / folder / name, weights_only=True) for folder in ("straight", "killed"))
         a, b = (state.get("network", state) for state in (a, b))
         assert all(torch.equal(a[key], b[key]) for key in a), name
+    best = [json.loads((tmp_path / name / "model.json").read_text())["epoch"] for name in ("straight", "killed")]
+    assert best[0] == best[1]
 
 
 def test_a_nan_loss_names_the_images_of_its_batch(make_workflow):
@@ -108,26 +118,27 @@ def test_a_nan_loss_names_the_images_of_its_batch(make_workflow):
         workflow.run()
 
 
-def test_cached_features_train_the_same_head(make_workflow, tmp_path):
+@pytest.mark.parametrize(("strategy", "more"), [("htl", {}), ("lwft", {"cuts#lwft": "blocks.1"})])
+def test_cached_features_train_the_same_network(make_workflow, tmp_path, strategy, more):
     """Without augmentation, features served from memory give the training that computing them anew gives."""
     states = []
     for name, cached in (("plain", False), ("cached", True)):
         workflow = make_workflow(
             "train.json",
-            "strategy_htl.json",
+            f"strategy_{strategy}.json",
             output_dir=str(tmp_path / name),
-            max_epochs=3,
             cache_features=cached,
+            **more,
             **{
-                "train#augment#crop_from": 32,
-                "train#augment#rotate_degrees": 0.0,
+                "max_epochs": 2,
+                "rotate_degrees": 0.0,
                 "cached_size": 32,
                 "network_def#truncate_at": "blocks.2",
                 "memory_format": "contiguous_format",
             },
         )
         workflow.run()
-        states.append(torch.load(tmp_path / name / "model.pt", weights_only=True))
+        states.append(torch.load(tmp_path / name / "last.pt", weights_only=True)["network"])
     for key in states[0]:
         torch.testing.assert_close(states[0][key], states[1][key], atol=2e-3, rtol=2e-3, msg=key)
 

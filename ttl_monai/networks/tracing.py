@@ -228,7 +228,13 @@ def default_example(model: nn.Module) -> torch.Tensor:
     Raises:
         ValueError: there is no 2D or 3D convolution.
     """
-    for module in model.modules():
+    # A graph may hold its modules in another order than it runs them.
+    run = (
+        (node.target for node in model.graph.nodes if node.op == "call_module")
+        if isinstance(model, fx.GraphModule)
+        else ("",)
+    )
+    for module in (part for name in run for part in model.get_submodule(name).modules()):
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             size = (224, 224) if isinstance(module, nn.Conv2d) else (64, 64, 64)
             return torch.zeros(1, module.in_channels, *size, dtype=module.weight.dtype)

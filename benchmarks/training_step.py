@@ -21,6 +21,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
+STEPS = 8  # of one measured epoch
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "covid_ttl" / "configs"
 
 
@@ -32,9 +33,12 @@ def build(folder: Path, overlays: list[str], **overrides: object) -> ConfigWorkf
         workflow_type="train",
         output_dir=str(folder / "run"),
         cache_dir=str(folder / "cache"),
+        **{"train#trainer#epoch_length": STEPS},
         **overrides,
     )
     workflow.initialize()
+    for _ in workflow.parser.get_parsed_content("train#dataset"):  # the cache is filled once: not part of a step
+        pass
     return workflow
 
 
@@ -72,7 +76,7 @@ class Bundle:
         start = time.perf_counter()
         self.trainer.run()
         seconds = time.perf_counter() - start
-        return seconds / len(self.trainer.data_loader), self.wait / seconds
+        return seconds / STEPS, self.wait / seconds
 
 
 def bare_epoch(network: torch.nn.Module, steps: int, batch: int, size: int) -> float:
@@ -94,14 +98,13 @@ def measure_step(folder: Path, name: str, overlays: list[str], rounds: int) -> d
     bundle = Bundle(workflow)
     network = bundle.network
     size, batch = (workflow.parser.get_parsed_content(key) for key in ("spatial_size", "batch_size"))
-    steps = len(bundle.trainer.data_loader)
-    bundle.epoch()  # fills the cache
+    bundle.epoch()  # warms up
     rows = []
     for _ in range(rounds):
         step, wait = bundle.epoch()
-        bare = bare_epoch(network, steps, batch, size)
+        bare = bare_epoch(network, STEPS, batch, size)
         network.to(memory_format=torch.contiguous_format)
-        contiguous = bare_epoch(network, steps, batch, size)
+        contiguous = bare_epoch(network, STEPS, batch, size)
         network.to(memory_format=torch.channels_last)
         rows.append((step, wait, bare, contiguous))
     step, wait, bare, contiguous = (statistics.median(column) for column in zip(*rows, strict=True))
@@ -120,7 +123,8 @@ def measure_feature_cache(folder: Path, strategy: str, rounds: int) -> dict[str,
     sides = {}
     for cached in (False, True):
         bundle = Bundle(build(folder / f"{strategy}{cached}", [f"strategy_{strategy}.json"], cache_features=cached))
-        bundle.epoch()
+        for batch in bundle.trainer.data_loader if cached else ():  # the features are computed once
+            bundle.trainer.prepare_batch(batch, "cpu")
         sides[cached] = bundle
     rows = [[sides[cached].epoch()[0] for cached in (False, True)] for _ in range(rounds)]
     plain, cached = (statistics.median(column) for column in zip(*rows, strict=True))

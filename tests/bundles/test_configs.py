@@ -27,9 +27,6 @@ NEW = {
         "validate#sampler",
         "validate#dataloader#sampler",
         "finalize",
-        "network#_target_",
-        "network#module",
-        "network#device_ids",
     },
     "multi_gpu_evaluate.json": {"use_cuda", "validate#sampler", "validate#dataloader#sampler", "finalize"},
 }

@@ -148,6 +148,15 @@ def test_cached_features_need_a_frozen_part(make_workflow):
         make_workflow("train.json", cache_features=True).run()
 
 
+def test_mlflow_on_request_keeps_its_store_in_the_run_folder(make_workflow, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is an extra: pip install 'ttl-monai[tracking]'")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    make_workflow("train.json", "strategy_ttl.json", tracking="mlflow", **{"cuts#ttl": "blocks.0"}).run()
+    assert (tmp_path / "run/mlruns.db").stat().st_size > 0
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
 def evaluate(make_workflow, trained, *more, **overrides):
     overrides = {"output_dir": ..., "run_dir": str(trained), **overrides}
     workflow = make_workflow("train.json", *more, "evaluate.json", **overrides)

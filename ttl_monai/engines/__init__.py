@@ -5,9 +5,9 @@ from ttl_monai.engines.datasets import (
     check_classes,
     evaluation_facts,
     inference_items,
-    join_processes,
     open_data,
 )
+from ttl_monai.engines.processes import distribute, join_processes, synchronise_norms
 from ttl_monai.engines.runs import (
     build_network,
     build_preprocessing,
@@ -23,6 +23,7 @@ __all__ = [
     "build_network",
     "build_preprocessing",
     "check_classes",
+    "distribute",
     "evaluation_facts",
     "find_run",
     "find_workflow",
@@ -34,4 +35,5 @@ __all__ = [
     "open_data",
     "prepare_workflow",
     "run_facts",
+    "synchronise_norms",
 ]

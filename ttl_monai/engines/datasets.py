@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ttl_monai.data import Datalist, XrayReader, demo_phantom
 
@@ -116,13 +113,3 @@ def evaluation_facts(spec: Mapping[str, Any], data: Datalist) -> dict[str, Any]:
         "data_sha256": data.sha256,
         "same_datalist_as_training": spec["data_sha256"] == data.sha256,
     }
-
-
-def join_processes(device: torch.device) -> None:
-    """Join the processes that torchrun started: NCCL with CUDA, else gloo."""
-    if torch.distributed.is_initialized():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    # A lost process ends the others in minutes, not in the half hour of the default.
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=5))

@@ -31,7 +31,7 @@ from ttl_monai.data.records import Record, Table
 logger = logging.getLogger(__name__)
 
 # Raised when the pictures change, so that a demo made by an older version is made anew.
-EDITION = 1
+EDITION = 2
 CLASS_NAMES = ["negative", "positive"]
 DEMO_PATIENTS = 240
 SIZE = (144, 184)

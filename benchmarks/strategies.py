@@ -11,6 +11,7 @@ done again, one that was interrupted goes on, so the whole can be run in pieces.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -32,6 +33,7 @@ ROWS = (
     ("TTL", "ttl", "blocks.3"),
     ("TTL", "ttl", "blocks.2"),
 )
+SETTINGS = ("spatial_size", "batch_size", "max_epochs", "learning_rate")
 logger = logging.getLogger("strategies")
 
 
@@ -53,13 +55,25 @@ def one_cell(
     cuts = {f"cuts#{overlay}": cut} if overlay in ("lwft", "tf", "ttl") else {}
     data = {"dataset_dir": arguments.dataset_dir, "datalist": str(datalist), "cache_dir": str(arguments.work / "cache")}
     record = folder / "run.json"
+    if record.is_file():
+        check_cell(json.loads(record.read_text()), datalist, arguments)
     if not record.is_file() or json.loads(record.read_text())["status"] != "finished":
-        settings = {
-            key: getattr(arguments, key) for key in ("spatial_size", "batch_size", "max_epochs", "learning_rate")
-        }
+        settings = {key: getattr(arguments, key) for key in SETTINGS}
         run(["train.json", *overlays], **data, **cuts, **settings, resume="auto", output_dir=str(folder))
-    if not (folder / "test/metrics.json").is_file():
+    metrics = folder / "test/metrics.json"
+    model = json.loads((folder / "model.json").read_text())["sha256"]
+    if not metrics.is_file() or json.loads(metrics.read_text())["model_sha256"] != model:
         run(["train.json", "evaluate.json"], **data, run_dir=str(folder))
+
+
+def check_cell(record: dict, datalist: Path, arguments: argparse.Namespace) -> None:
+    """Refuse a run that was made with other settings or data than are asked for."""
+    made = {name: record["config"][name] for name in SETTINGS} | {"datalist": record["data"]["sha256"]}
+    asked = {name: getattr(arguments, name) for name in SETTINGS} | {
+        "datalist": hashlib.sha256(datalist.read_bytes()).hexdigest()
+    }
+    if made != asked:
+        raise ValueError(f"a run in --work was made with {made}, but {asked} is asked for: use another --work folder")
 
 
 def read_cell(folder: Path, split: int) -> dict[str, object]:
@@ -128,10 +142,11 @@ def main() -> None:
         "dataset": header["name"],
         "backbone": "tf_efficientnet_lite0",
         "weights": "imagenet",
-        **{key: getattr(arguments, key) for key in ("spatial_size", "batch_size", "max_epochs", "learning_rate")},
+        **{key: getattr(arguments, key) for key in SETTINGS},
         "threads": torch.get_num_threads(),
-        "command": "python benchmarks/strategies.py --dataset_dir DATA/cxr_pid --datalists "
-        "datalists/cxr_pid_split*.json --work RUNS --out bundles/covid_ttl/docs/results.json",
+        "command": f"python benchmarks/strategies.py --dataset_dir DATA/{header['name']} --datalists "
+        f"datalists/{header['name']}_split*.json --work RUNS --out bundles/covid_ttl/docs/results.json "
+        + " ".join(f"--{name} {getattr(arguments, name)}" for name in SETTINGS),
         "rows": rows,
     }
     arguments.out.write_text(json.dumps(results, indent=4) + "\n")

@@ -13,6 +13,8 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from ttl_monai.engines.workflow import told_cause
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 TINY = {"spatial_size": 32, "batch_size": 8, "max_epochs": 1, "learning_rate": 1e-3, "network_def#weights": "none"}
 
@@ -99,7 +101,6 @@ def refused(match: str) -> Iterator[None]:
     """Expect an error whose root cause matches: MONAI wraps what a config raises."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the cause is matched below
         yield
-    cause = caught.value
-    while cause.__cause__ is not None or (cause.__context__ is not None and not cause.__suppress_context__):
-        cause = cause.__cause__ or cause.__context__
+    cause = told_cause(caught.value)
+    assert cause is not None, f"no error for a user in {caught.value!r}"
     assert re.search(match, str(cause), re.DOTALL), f"{match!r} is not in {str(cause)!r}"

@@ -95,6 +95,12 @@ class TestFiles:
             assert "/home/" not in text
             assert "/tmp/" not in text
 
+    def test_evaluation_sees_the_training_preprocessing_resized(self, bundle):
+        config = read(bundle, "train.json")
+        *same, resize = config["validate"]["preprocessing"]["transforms"]
+        assert same == config["train"]["preprocessing"]["transforms"]
+        assert resize["_target_"] == "Resized"
+
     def test_metrics_that_are_stepped_on_are_defined(self, bundle):
         validate = read(bundle, "train.json")["validate"]
         defined = set(validate["key_metric"]) | set(validate["additional_metrics"])
@@ -125,10 +131,12 @@ def test_the_paper_s_backbone_brings_its_own_cuts(make_workflow, strategy, knob)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"max_epohcs": 3}, "'max_epohcs' is no setting of this bundle; did you mean 'max_epochs'"),
+        ({"max_epohcs": 3}, "'max_epohcs' is no setting here; did you mean 'max_epochs'"),
         ({"train#trainer#max_epoch": 3}, "'train#trainer#max_epoch' is no setting.*'train#trainer#max_epochs'"),
         ({"network_def#truncat_at": "blocks.3"}, "did you mean 'network_def#truncate_at'"),
         ({"validate#intervall": 3}, "'validate#intervall' is no setting"),
+        ({"run_dir": "x"}, "'run_dir' is no setting here; it belongs to evaluate.json"),
+        ({"section": "test"}, "'section' is no setting here; it belongs to evaluate.json"),
         ({"loging_file": "x"}, "did you mean 'logging_file'"),
         ({"learning_rte": 0.1, "sed": 1}, "'learning_rte'.*'learning_rate'.*'sed'.*'seed'"),
     ],
@@ -204,11 +212,25 @@ class TestCommandLine:
         assert json.loads((bundle / "eval/ftl/test/metrics.json").read_text())["n"] == 7
         assert list((tmp_path / "cwd").iterdir()) == []
 
+    def test_weights_that_cannot_be_had_name_the_remedies(self, tmp_path, tiny_data, monkeypatch):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+        data = {"dataset_dir": tiny_data.parent, "datalist": tiny_data, "output_dir": tmp_path / "run"}
+        config = str(BUNDLES / "covid_ttl/configs/train.json")
+        done = self.run(cwd=tmp_path, configs=config, **data, **{"network_def#backbone": "resnet18"})
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "error: " in done.stderr
+        for remedy in (str(tmp_path / "empty"), "file", "none"):
+            assert remedy in done.stderr
+        assert not (tmp_path / "run/model.pt").exists()
+
     def test_an_error_is_one_line_and_names_the_remedy(self, tmp_path):
         done = self.run(cwd=tmp_path, configs=str(BUNDLES / "covid_ttl/configs/train.json"), max_epohcs=3)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
-        assert "error: 'max_epohcs' is no setting of this bundle; did you mean 'max_epochs'" in done.stderr
+        assert "error: 'max_epohcs' is no setting here; did you mean 'max_epochs'" in done.stderr
 
 
 def test_bundle_root_is_found_from_any_folder(make_workflow, tmp_path, monkeypatch):

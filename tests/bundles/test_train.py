@@ -75,6 +75,7 @@ def test_nothing_is_written_into_the_working_directory(make_workflow, tmp_path, 
 # Trains as `monai.bundle run` does, and is killed without warning in the middle of its second epoch.
 KILLED = """
 import json, os, signal, sys
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 workflow = ConfigWorkflow(json.loads(sys.argv[1]), logging_file=False, **json.loads(sys.argv[2]))
 workflow.initialize()
@@ -110,6 +111,30 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(make_workflow, tiny
         assert all(torch.equal(a[key], b[key]) for key in a), name
     best = [json.loads((tmp_path / name / "model.json").read_text())["epoch"] for name in ("straight", "killed")]
     assert best[0] == best[1]
+
+
+def test_a_run_that_ended_at_the_floor_trains_no_more(make_workflow, tmp_path):
+    settings = {"cuts#ttl": "blocks.0", "max_epochs": 9, "min_learning_rate": 9e-4, "patience": 0}
+    for resume in ("never", "auto"):
+        make_workflow("train.json", "strategy_ttl.json", resume=resume, **settings).run()
+        rows = history(tmp_path / "run")
+        assert len(rows) < 9, "the rate did not fall below the floor"
+        if resume == "never":
+            first = rows
+    assert rows == first
+
+
+def test_a_new_training_moves_the_old_one_aside(make_workflow, trained, tmp_path):
+    old = (trained / "model.pt").read_bytes()
+    make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": "blocks.0"}).run()
+    assert (trained / "model.pt").read_bytes() != old
+    (aside,) = [path for path in tmp_path.iterdir() if path.name.startswith("run-")]
+    assert (aside / "model.pt").read_bytes() == old
+
+
+def test_the_flatten_head_fits_the_image_size(make_workflow, tmp_path):
+    make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": "blocks.3", "network_def#head": "flatten"}).run()
+    assert torch.load(tmp_path / "run/model.pt", weights_only=True)["head.1.weight"].shape == (2, 80 * 2 * 2)
 
 
 def test_a_nan_loss_names_the_images_of_its_batch(make_workflow):
@@ -185,6 +210,20 @@ def test_evaluation_reads_everything_from_the_run(make_workflow, trained, tiny_d
 def test_a_network_that_differs_from_the_run_is_an_error_naming_both(make_workflow, trained):
     with refused(r'asks for \{"truncate_at": "blocks.2"\}.*trained with \{"truncate_at": "blocks.1"\}'):
         evaluate(make_workflow, trained, **{"network_def#truncate_at": "blocks.2"})
+
+
+@pytest.mark.parametrize("config", ["evaluate.json", "inference.json"])
+def test_the_made_images_never_stand_in_for_own_data(make_workflow, trained, config):
+    names = [config] if config == "inference.json" else ["train.json", config]
+    quiet = dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_def#weights"), ...)
+    workflow = make_workflow(
+        *names,
+        run_dir=str(trained),
+        demo_dir=str(trained.parent / "demo"),
+        **quiet | {"dataset_dir": ..., "datalist": ..., "output_dir": ...},
+    )
+    with refused("the run was not trained on the made images"):
+        workflow.run()
 
 
 def test_a_changed_checkpoint_is_refused(make_workflow, trained):

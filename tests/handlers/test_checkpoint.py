@@ -28,7 +28,9 @@ def items(n, seed):
 class Run:
     """A training with every source of randomness that the bundles have: shuffling, transforms, dropout."""
 
-    def __init__(self, run_dir, *, max_epochs=6, resume="never", spec=SPEC, validation=None, kill_at=None, seed=7):
+    def __init__(
+        self, run_dir, *, max_epochs=6, resume="never", spec=SPEC, validation=None, kill_at=None, seed=7, interval=1
+    ):
         torch.manual_seed(3)
         self.network = torch.nn.Sequential(
             torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 2)
@@ -55,7 +57,7 @@ class Run:
             network=self.network,
             optimizer=optimizer,
             loss_function=torch.nn.CrossEntropyLoss(),
-            train_handlers=[ValidationHandler(interval=1, validator=self.evaluator)],
+            train_handlers=[ValidationHandler(interval=interval, validator=self.evaluator)],
         )
         self.record = RunRecord(run_dir=run_dir, evaluator=self.evaluator, optimizer=optimizer, facts={"seed": seed})
         self.record.attach(self.trainer)
@@ -158,6 +160,24 @@ def test_another_network_is_refused_and_both_are_named(tmp_path):
     with pytest.raises(ValueError, match=r'"truncate_at": null.*"truncate_at": "layer2"'):
         Run(tmp_path, resume="auto", spec=other).run()
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_other_data_are_refused(tmp_path):
+    Run(tmp_path, max_epochs=1, spec=SPEC | {"data_sha256": "a"}).run()
+    with pytest.raises(ValueError, match='made with data_sha256 "a", but the config asks for "b"'):
+        Run(tmp_path, resume="auto", spec=SPEC | {"data_sha256": "b"}).run()
+
+
+def test_epochs_without_validation_have_no_metrics_and_no_best_model(tmp_path):
+    run = Run(tmp_path, max_epochs=4, interval=2).run()
+    assert ["val_auprc" in row for row in run.record.history] == [False, True, False, True]
+    assert json.loads((tmp_path / "model.json").read_text())["epoch"] in (2, 4)
+
+
+def test_a_run_that_goes_on_elsewhere_leaves_a_best_model_there(tmp_path):
+    Run(tmp_path / "first", max_epochs=3).run()
+    Run(tmp_path / "second", max_epochs=4, resume=str(tmp_path / "first/last.pt")).run()
+    assert json.loads((tmp_path / "second/model.json").read_text())["epoch"] == 4
 
 
 def test_resume_from_a_file_that_is_not_there_raises(tmp_path):

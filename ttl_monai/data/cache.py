@@ -1,4 +1,4 @@
-"""A disk cache of deterministic preprocessing that cannot go stale, heals itself and holds no patient data."""
+"""A disk cache of deterministic preprocessing that follows its inputs, heals itself and holds no patient data."""
 
 from __future__ import annotations
 

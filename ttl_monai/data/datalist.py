@@ -145,7 +145,7 @@ class Datalist:
         if empty := [name for name, p, n in zip(self.class_names, positives, negatives, strict=True) if not p or not n]:
             raise ValueError(
                 f"no class weights: {', '.join(empty)} lack positive or negative images in the training section of "
-                f"{self.name!r}; leave the class out or turn class weights off"
+                f"{self.name!r}; leave the class out, or pass --loss#class_weights None"
             )
         return [float(weight) for weight in negatives / positives]
 

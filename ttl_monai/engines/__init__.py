@@ -15,6 +15,7 @@ from ttl_monai.engines.runs import (
     load_spec,
     model_spec,
     run_facts,
+    set_old_run_aside,
 )
 from ttl_monai.engines.workflow import find_workflow, literal, prepare_workflow
 
@@ -35,5 +36,6 @@ __all__ = [
     "open_data",
     "prepare_workflow",
     "run_facts",
+    "set_old_run_aside",
     "synchronise_norms",
 ]

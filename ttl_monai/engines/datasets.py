@@ -13,16 +13,19 @@ from ttl_monai.data import Datalist, XrayReader, demo_phantom
 logger = logging.getLogger(__name__)
 
 
-def open_data(dataset_dir: str | None, datalist: str | None, demo_dir: str) -> Datalist:
+def open_data(
+    dataset_dir: str | None, datalist: str | None, demo_dir: str, trained: Mapping[str, Any] | None = None
+) -> Datalist:
     """The datalist to train or evaluate on.
 
     Args:
         dataset_dir: folder that the list's paths start from; None for made data.
         datalist: the datalist file.
         demo_dir: where made data lies, and is made on first use.
+        trained: the `model.json` of a run that is to be evaluated.
 
     Raises:
-        ValueError: if only one of the two is given.
+        ValueError: if only one of the two is given, or none for a run that was trained on other than the made data.
         OSError: if files are missing.
     """
     if (dataset_dir is None) != (datalist is None):
@@ -32,8 +35,18 @@ def open_data(dataset_dir: str | None, datalist: str | None, demo_dir: str) -> D
             "to train on made images."
         )
     if dataset_dir is None or datalist is None:
-        return Datalist.load(demo_phantom(demo_dir), demo_dir)
+        return _demo(demo_dir, trained)
     return Datalist.load(datalist, dataset_dir)
+
+
+def _demo(demo_dir: str, trained: Mapping[str, Any] | None) -> Datalist:
+    data = Datalist.load(demo_phantom(demo_dir), demo_dir)
+    if trained is not None and trained["data_sha256"] != data.sha256:
+        raise ValueError(
+            "the run was not trained on the made images: say by --dataset_dir (and, to evaluate, --datalist) which "
+            "images are meant."
+        )
+    return data
 
 
 def announce(data: Datalist, strategy: str, settings: Mapping[str, Any]) -> None:
@@ -43,12 +56,15 @@ def announce(data: Datalist, strategy: str, settings: Mapping[str, Any]) -> None
     logger.info("%s on %s (%s): %s.", strategy, data.name, counts, shown)
 
 
-def inference_items(dataset_dir: str | None, demo_dir: str, *, file_names: bool = False) -> list[dict[str, Any]]:
+def inference_items(
+    dataset_dir: str | None, demo_dir: str, trained: Mapping[str, Any] | None = None, *, file_names: bool = False
+) -> list[dict[str, Any]]:
     """The images to predict.
 
     Args:
         dataset_dir: one image file, or a folder that is searched with its subfolders; None takes the made test images.
         demo_dir: where made data lies.
+        trained: the `model.json` of the run.
         file_names: identify images by their path below `dataset_dir` in the results. Off by default, since names of
             files and folders often hold those of patients: then by the first 16 hex digits of the content's SHA-256.
 
@@ -56,10 +72,10 @@ def inference_items(dataset_dir: str | None, demo_dir: str, *, file_names: bool 
         Items with `image` (path) and `image_id`, in the order of the sorted paths.
 
     Raises:
-        ValueError: if there is no file.
+        ValueError: if there is no image, or no folder was given for a run that was trained on other than made data.
     """
     if dataset_dir is None:
-        data = Datalist.load(demo_phantom(demo_dir), demo_dir)
+        data = _demo(demo_dir, trained)
         return [{"image": item["image"], "image_id": item["image_id"]} for item in data.section("test")]
     root = Path(dataset_dir)
     if not root.exists():

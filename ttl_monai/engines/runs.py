@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
     }
 
 
+def set_old_run_aside(output_dir: str | Path, resume: str | bool) -> None:
+    """Move an earlier run out of the way of a new one, so that nothing of it is lost or mixed with the new files.
+
+    Args:
+        output_dir: the folder of the run that is about to start.
+        resume: as for `RunCheckpoint`; a run that goes on is left where it is.
+    """
+    folder = Path(output_dir)
+    record = folder / "run.json"
+    if resume not in ("never", False) or not record.is_file():
+        return
+    made = datetime.fromtimestamp(record.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
+    aside = folder.with_name(f"{folder.name}-{made}")
+    folder.rename(aside)
+    logger.info("The earlier run in %s was moved to %s.", folder, aside)
+
+
 def find_run(run_dir: str | Path | None, bundle_root: str | Path) -> Path:
     """The folder of a finished or running training.
 
@@ -74,6 +92,8 @@ def find_run(run_dir: str | Path | None, bundle_root: str | Path) -> Path:
     Raises:
         ValueError: if there is none, saying how to make one.
     """
+    if run_dir is None and running_workflow() is None:
+        raise ValueError("outside of a running bundle there is no last run to be found: pass --run_dir DIR.")
     if run_dir is not None:
         folder = Path(run_dir)
         if not (folder / "model.json").is_file() or not (folder / "model.pt").is_file():
@@ -85,7 +105,9 @@ def find_run(run_dir: str | Path | None, bundle_root: str | Path) -> Path:
             f"no training run was found under {Path(bundle_root, 'eval')}. Train first (python -m monai.bundle run "
             "--config_file .../train.json), or name a run by --run_dir DIR."
         )
-    return max(specs, key=lambda path: path.stat().st_mtime).parent
+    folder = max(specs, key=lambda path: path.stat().st_mtime).parent
+    logger.info("The last run is taken: %s.", folder)
+    return folder
 
 
 def load_spec(run_dir: str | Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 import logging
+import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -63,12 +64,12 @@ def prepare_workflow() -> None:
     _shorten_errors()
     workflow = find_workflow()
     parser = workflow.parser
-    known = _known_configs(workflow)
     if not isinstance(parser["run"], list):
         _take_run_option(workflow)
+    known = _known_configs(workflow)
     unknown = _unknown_ids({name: value for name, value in parser.config.items() if name != "_meta_"}, known)
     if unknown:
-        raise ValueError(_describe(unknown, known))
+        raise ValueError(_describe(unknown, known, _bundle_configs(workflow)))
     parser.get_parsed_content("bundle_root")  # found through the callers: later calls may have others
 
 
@@ -112,17 +113,27 @@ def literal(workflow: ConfigWorkflow, key: str) -> Any:
     return resolve(workflow.parser[key], key)
 
 
-def _given_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
-    """The entry config of a workflow and the bundle's other configs, as they stand in the files."""
-    folder = Path(workflow.config_root_path)
-    return [ConfigParser.load_config_file(path) for path in sorted(folder.glob("*.json")) if path.stem != "metadata"]
+def _bundle_configs(workflow: ConfigWorkflow) -> dict[str, dict[str, Any]]:
+    """The configs of the bundle as they stand in the files, by file name."""
+    paths = sorted(Path(workflow.config_root_path).glob("*.json"))
+    return {path.name: ConfigParser.load_config_file(path) for path in paths if path.stem != "metadata"}
 
 
 def _known_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
-    configs = [_nested(config) for config in _given_configs(workflow)]
+    """The configs whose settings count: the entry config, and the overlays that were given with it."""
+    configs = _bundle_configs(workflow)
+    entry = "inference.json" if "evaluator" in workflow.parser else "train.json"
+    known = [configs.pop(entry)]
+    for name in ("train.json", "inference.json"):
+        configs.pop(name, None)
+    # MONAI keeps no list of the files: an overlay was given if all its settings are there.
+    known += [
+        overlay
+        for overlay in configs.values()
+        if all(key.lstrip("+") in workflow.parser for key in overlay if key != "_desc_")
+    ]
     settings: Any = DEFAULT_EXP_MGMT_SETTINGS.values()
-    tracking = [dict(each["configs"]) for each in settings]
-    return [*configs, *tracking]
+    return [*map(_nested, known), *(dict(each["configs"]) for each in settings)]
 
 
 def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,14 +203,15 @@ def _takes(component: Mapping[str, Any], name: str) -> bool:
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
 
 
-def _describe(unknown: list[str], known: list[dict[str, Any]]) -> str:
+def _describe(unknown: list[str], known: list[dict[str, Any]], configs: Mapping[str, Mapping[str, Any]]) -> str:
     valid = {id_ for config in known for id_ in _ids(config)} | set(inspect.signature(run).parameters)
     lines = []
     for id_ in unknown:
         near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        lines.append(f"{id_!r} is no setting of this bundle{hint}")
-    return "; ".join(lines) + ". Nothing was run. The settings and their meanings stand at the top of train.json."
+        others = [name for name, config in configs.items() if id_ in set(_ids(_nested(config)))]
+        hint = f"; it belongs to {others[0]}" if others else f"; did you mean {near[0]!r}?" if near else ""
+        lines.append(f"{id_!r} is no setting here{hint}")
+    return "; ".join(lines) + ". Nothing was run. The settings stand at the top of the config file."
 
 
 def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -209,21 +221,29 @@ def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _ids(value, f"{prefix}{name}#")
 
 
+def told_cause(error: BaseException) -> BaseException | None:
+    """The error that was written for the user, under the RuntimeErrors that MONAI wraps around it.
+
+    Returns:
+        The outermost ValueError, TypeError, OSError or ArithmeticError of the chain; None where there is none.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (ValueError, TypeError, OSError, ArithmeticError)):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def _shorten_errors() -> None:
     """Let an error end MONAI's command line with its cause in one line; MONAI's nested traceback hides it.
 
     Only for `python -m monai.bundle`, never in a user's own process. TTL_TRACEBACK=1 keeps the traceback.
     """
-    import os
-
     if not sys.argv or Path(sys.argv[0]).parent.name != "bundle" or os.environ.get("TTL_TRACEBACK") == "1":
         return
 
     def report(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-        cause = error
-        while cause.__cause__ is not None or (cause.__context__ is not None and not cause.__suppress_context__):
-            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-        if isinstance(cause, (ValueError, TypeError, OSError, ArithmeticError)):
+        cause = told_cause(error)
+        if cause is not None:
             sys.stderr.write(f"error: {cause}\n(TTL_TRACEBACK=1 shows where it was raised)\n")
         else:
             sys.__excepthook__(kind, error, trace)

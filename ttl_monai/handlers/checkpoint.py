@@ -48,7 +48,7 @@ class RunCheckpoint:
 
     Raises:
         ValueError: if `resume` is neither "never", "auto" nor an existing file, or the checkpoint's network differs
-            from the configured one (both are named).
+            from the configured one (both are named). Data, classes and preprocessing are compared as well.
     """
 
     def __init__(
@@ -100,18 +100,23 @@ class RunCheckpoint:
                     (self.run_dir / name).unlink(missing_ok=True)
             return
         state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
-        saved, configured = json.loads(state["spec"])["network_def"], self.spec["network_def"]
-        if saved != configured:
-            raise ValueError(
-                f"the checkpoint {self.resume_path.name} was made with network_def {json.dumps(saved)}, but the config "
-                f"asks for {json.dumps(configured)}. Resume with the same overlays, or start anew with "
-                "--resume never or another --output_dir."
-            )
+        saved, configured = json.loads(state["spec"]), json.loads(json.dumps(self.spec))
+        for name in configured:
+            if saved.get(name) != configured[name]:
+                raise ValueError(
+                    f"the checkpoint {self.resume_path.name} was made with {name} {json.dumps(saved.get(name))}, but "
+                    f"the config asks for {json.dumps(configured[name])}. Resume with the same overlays and data, or "
+                    "start anew with --resume never or another --output_dir."
+                )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.record.load_state_dict(state["record"])
-        self.best = dict(state["best"])
+        if self.resume_path.resolve().parent == self.run_dir.resolve():  # elsewhere, the best model lies elsewhere
+            self.best = dict(state["best"])
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
         validation: Any = self.evaluator.state  # MONAI adds to ignite's state
         validation.best_metric, validation.best_metric_epoch = self.best["metric"], self.best["epoch"] or -1
         max_epochs, epoch = engine.state.max_epochs, state["epoch"]
@@ -131,7 +136,8 @@ class RunCheckpoint:
     def _save(self, engine: Engine) -> None:
         epoch = engine.state.epoch
         validation: Any = self.evaluator.state
-        metric = float(validation.metrics[validation.key_metric_name])
+        validated = validation.epoch == epoch  # not in each epoch where val_interval is above 1
+        metric = float(validation.metrics[validation.key_metric_name]) if validated else math.nan
         is_best = math.isfinite(metric) and not metric <= self.best["metric"]
         if is_best:
             self.best = {"epoch": epoch, "metric": metric}
@@ -139,6 +145,7 @@ class RunCheckpoint:
             return
         if is_best:
             self._save_best(engine)
+        scaler = getattr(engine, "scaler", None)  # of mixed precision
         state = {
             "epoch": epoch,
             "iteration": engine.state.iteration,
@@ -147,6 +154,7 @@ class RunCheckpoint:
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "record": self.record.state_dict(),
             "best": self.best,
+            "scaler": scaler.state_dict() if scaler is not None else None,
             "spec": json.dumps(self.spec),
         }
         save_tensors(state, self.run_dir / "last.pt")

@@ -68,7 +68,6 @@ class RunRecord:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start_waiting)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._stop_waiting)
@@ -91,14 +90,22 @@ class RunRecord:
             return
         # JSON knows no NaN: an undefined metric is null there.
         history = [{name: None if value != value else value for name, value in row.items()} for row in self.history]
-        content = {"status": status, **self.facts, "versions": versions(), "history": history}
+        validation: Any = self.evaluator.state
+        key = getattr(validation, "key_metric_name", None)
+        scored = [row for row in history if row.get(key) is not None]
+        content = {
+            "status": status,
+            **self.facts,
+            "versions": versions(),
+            "wall_s": round(sum(row["seconds"] for row in self.history), 1),
+            "best": max(scored, key=lambda row: row[key]) if scored else None,
+            "history": history,
+        }
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(self.run_dir / "run.json", json.dumps(content, indent=4).encode())
 
-    def _start(self, engine: Engine) -> None:
-        self.write("running")
-
     def _start_epoch(self, engine: Engine) -> None:
+        self.write("running")
         self._loss_sum, self._loss_count, self._wait = 0.0, 0, 0.0
         self._epoch_from = time.perf_counter()
 
@@ -115,14 +122,14 @@ class RunRecord:
         self._training_seconds = time.perf_counter() - self._epoch_from
 
     def _end_epoch(self, engine: Engine) -> None:
-        metrics = {
-            name: float(value) for name, value in self.evaluator.state.metrics.items() if isinstance(value, float)
-        }
+        validation: Any = self.evaluator.state
+        validated = validation.epoch == engine.state.epoch  # not in each epoch where val_interval is above 1
+        metrics = {name: value for name, value in validation.metrics.items() if isinstance(value, float)}
         self.history.append(
             {
                 "epoch": engine.state.epoch,
                 "train_loss": self._loss_sum / max(self._loss_count, 1),
-                **metrics,
+                **(metrics if validated else {}),
                 "learning_rate": max(float(group["lr"]) for group in self.optimizer.param_groups),
                 "seconds": round(time.perf_counter() - self._epoch_from, 3),
                 "training_seconds": round(self._training_seconds, 3),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import safetensors
@@ -74,7 +74,7 @@ def read_state_dict(
             content: Any = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except (UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is no file of tensors only (it is damaged, or a pickled model, which could run code): {reason}. "

@@ -29,10 +29,10 @@ demo: $(VENV)/.runtime  ## train, evaluate and predict on made images (BUNDLE=co
 	@find $(EVAL) -name '*.png' -o -name '*.csv' -o -name '*.json' -o -name 'model.pt' | sort | sed 's/^/  /'
 
 test: $(VENV)/.dev  ## run all tests but those marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 test-all: $(VENV)/.dev  ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 quality: $(VENV)/.dev  ## check code, types, configs and datalists, change nothing
 	$(BIN)/ruff check .

@@ -57,5 +57,5 @@ def distribute(
         The wrapped network, on the device.
     """
     cuda = device.type == "cuda"
-    network = (synchronise_norms(network) if cuda else network).to(device, memory_format=memory_format)
-    return DistributedDataParallel(network, device_ids=[device] if cuda else None)
+    network = (synchronise_norms(network) if cuda else network).to(device)
+    return DistributedDataParallel(network.to(memory_format=memory_format), device_ids=[device] if cuda else None)

@@ -144,6 +144,7 @@ def build_network(run_dir: str | Path) -> torch.nn.Module:
     network = parser.get_parsed_content("network")
     state = torch.load(Path(run_dir, "model.pt"), map_location="cpu", weights_only=True)
     network.load_state_dict(state)
+    logger.info("All %d tensors were loaded from the run's model.pt (epoch %d).", len(state), spec["epoch"])
     return network.eval()
 
 

@@ -63,7 +63,7 @@ def prepare_workflow() -> None:
     """
     _shorten_errors()
     workflow = find_workflow()
-    parser = workflow.parser
+    parser: Any = workflow.parser
     if not isinstance(parser["run"], list):
         _take_run_option(workflow)
     known = _known_configs(workflow)

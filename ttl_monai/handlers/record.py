@@ -91,14 +91,14 @@ class RunRecord:
         # JSON knows no NaN: an undefined metric is null there.
         history = [{name: None if value != value else value for name, value in row.items()} for row in self.history]
         validation: Any = self.evaluator.state
-        key = getattr(validation, "key_metric_name", None)
+        key = str(getattr(validation, "key_metric_name", ""))
         scored = [row for row in history if row.get(key) is not None]
         content = {
             "status": status,
             **self.facts,
             "versions": versions(),
             "wall_s": round(sum(row["seconds"] for row in self.history), 1),
-            "best": max(scored, key=lambda row: row[key]) if scored else None,
+            "best": max(scored, key=lambda row: float(row[key] or 0)) if scored else None,
             "history": history,
         }
         self.run_dir.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 Eager PyTorch and ONNX Runtime, one 224 px image at a time, the four variants in turn within each round so that a busy
 machine slows all of them; medians and the ratio TTL / FTL. Weights do not change the time, so they are random.
 
-    python benchmarks/inference.py [--rounds 30] [--out benchmarks/inference.json] [--table README.md]
+    python benchmarks/inference.py [--rounds 20] [--out benchmarks/inference.json] [--table README.md]
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def table(rows: list[dict], threads: int) -> str:
 def main() -> None:
     """Measure, print, and write on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="measured rounds (default 30)")
+    parser.add_argument("--rounds", type=int, default=20, help="measured rounds (default 20)")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     parser.add_argument("--table", type=Path, help="put the table into the section `latency` of this README")
     arguments = parser.parse_args()

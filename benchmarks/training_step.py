@@ -5,7 +5,7 @@ step spent waiting for data (loading, cache and augmentation), and the gain of t
 gain of caching the frozen part's features for the strategies that freeze. Everything is measured in one process, the
 two sides in turn, so that a busy machine slows both.
 
-    python benchmarks/training_step.py [--rounds 5] [--out results.json]
+    python benchmarks/training_step.py [--rounds 3] [--out results.json]
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def measure_feature_cache(folder: Path, strategy: str, rounds: int) -> dict[str,
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measured epochs a side (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured epochs a side (default 3)")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

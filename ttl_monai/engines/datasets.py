@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ttl_monai.data import Datalist, XrayReader, demo_phantom
+from ttl_monai.handlers.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +94,7 @@ def inference_items(
     return [
         {
             "image": str(path),
-            "image_id": path.relative_to(base).as_posix()
-            if file_names
-            else hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+            "image_id": path.relative_to(base).as_posix() if file_names else file_sha256(path)[:16],
         }
         for path in paths
     ]

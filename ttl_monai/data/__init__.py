@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ttl_monai.data.datalist import SECTIONS, Datalist
     from ttl_monai.data.phantom import demo_phantom, make_phantom
     from ttl_monai.data.reader import XrayReader
+    from ttl_monai.data.seal import seal
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "XrayReader",
     "demo_phantom",
     "make_phantom",
+    "seal",
 ]
 
 _MODULES = {
@@ -32,6 +34,7 @@ _MODULES = {
     "XrayReader": "reader",
     "demo_phantom": "phantom",
     "make_phantom": "phantom",
+    "seal": "seal",
 }
 
 

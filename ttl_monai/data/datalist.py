@@ -93,6 +93,11 @@ class Datalist:
             datalist.check_files()
         return datalist
 
+    @property
+    def origin_sha256(self) -> str:
+        """SHA-256 of the list as the user gave it: a sealed copy (`seal`) names the list that it was made from."""
+        return str(self.header.get("sealed_from", self.sha256))
+
     def section(self, section: str) -> list[dict[str, Any]]:
         """The images of one section, ready for MONAI's transforms.
 

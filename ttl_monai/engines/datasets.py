@@ -52,7 +52,7 @@ def _demo(demo_dir: str, trained: Mapping[str, Any] | None) -> Datalist:
 def announce(data: Datalist, strategy: str, settings: Mapping[str, Any]) -> None:
     """Say in one line what is about to be trained, on what, with which settings."""
     shown = ", ".join(f"{name} {value}" for name, value in settings.items())
-    counts = ", ".join(f"{len(data.section(name))} {name}" for name in ("training", "validation", "test"))
+    counts = ", ".join(f"{len(entries)} {name}" for name, entries in data.entries.items())
     logger.info("%s on %s (%s): %s.", strategy, data.name, counts, shown)
 
 

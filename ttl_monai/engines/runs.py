@@ -33,7 +33,7 @@ def model_spec() -> dict[str, Any]:
         "spatial_size": workflow.parser.get_parsed_content("spatial_size"),
         "task": data.task,
         "class_names": list(data.class_names),
-        "data_sha256": data.sha256,
+        "data_sha256": data.origin_sha256,
     }
 
 

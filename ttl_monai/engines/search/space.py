@@ -1,0 +1,165 @@
+"""The space of a search: one bundle, its truncation points, and one sealed datalist a repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from ttl_monai.engines.search.cells import Cell
+from ttl_monai.engines.workflow import told_cause
+
+KNOB = "network_def#truncate_at"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything that the cells of a search have in common, as plain values: it travels to workers as JSON.
+
+    Attributes:
+        folder: folder of the search.
+        bundle: folder of the bundle.
+        overlays: overlay files after train.json.
+        settings: config ids and their values.
+        dataset_dir: folder that the images' paths start from.
+        datalists: the sealed datalists, one a repeat, by path below `folder`.
+        originals: the user's datalists that they were made from, one a repeat; None is the made data's.
+        manifests: a hash of each repeat's data.
+        key_metric: id of the bundle's key metric, which is to be maximised.
+        candidates: truncation points in the order of depth, the whole network (point None) last, each with its
+            level, channels, params and macs, those of the head included.
+        identity: hash of the config and of the versions of what trains it.
+        header: dataset, backbone, weights and the like, for the reports.
+        seed: seed of the first repeat; each has its own.
+        options: what an analysis is asked for, by its kind of cell.
+    """
+
+    folder: str
+    bundle: str
+    overlays: tuple[str, ...]
+    settings: dict[str, Any]
+    dataset_dir: str
+    datalists: tuple[str, ...]
+    originals: tuple[str | None, ...]
+    manifests: tuple[str, ...]
+    key_metric: str
+    candidates: tuple[dict[str, Any], ...]
+    identity: str
+    header: dict[str, Any]
+    seed: int = 0
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def repeats(self) -> int:
+        """Number of repeats."""
+        return len(self.datalists)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Space:
+        """From what `to_json` gave."""
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+    def cell(self, kind: str, point: str | None, repeat: int) -> Cell:
+        """One cell, with the key that names its result."""
+        parts = (self.identity, self.manifests[repeat], kind, point, repeat, self.seed, self.options.get(kind))
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return Cell(kind, point, repeat, key)
+
+    def points(self, level: str | None = None) -> list[str]:
+        """Names of the candidates, without the whole network.
+
+        Args:
+            level: "stage" for the coarse ones alone.
+        """
+        return [
+            each["point"] for each in self.candidates if each["point"] and (level is None or each["level"] == level)
+        ]
+
+    def open_workflow(self, repeat: int, *, output_dir: str | Path, point: str | None = None, **overrides: Any) -> Any:
+        """The bundle's training on one repeat's sealed datalist, initialised and not yet run.
+
+        Args:
+            repeat: number of the repeat.
+            output_dir: folder of the run.
+            point: where to cut; None trains the whole network.
+            overrides: config ids and their values, over the search's settings.
+
+        Returns:
+            The `monai.bundle.ConfigWorkflow`.
+
+        Raises:
+            ValueError: what the config refused, in one line.
+        """
+        cut = {} if point is None else {"strategy": "TTL", KNOB: point}
+        return open_workflow(
+            config_files(self.bundle, self.overlays),
+            {
+                **self.settings,
+                "dataset_dir": self.dataset_dir,
+                "datalist": str(Path(self.folder, self.datalists[repeat])),
+                "output_dir": str(output_dir),
+                "seed": self.seed + repeat,
+                **cut,
+                **overrides,
+            },
+        )
+
+
+def config_files(bundle: str | Path, overlays: Sequence[str], entry: str = "train.json") -> list[str]:
+    """Paths of a bundle's config and overlays; an overlay is a file, or a name in the bundle's `configs`.
+
+    Raises:
+        ValueError: there is no such bundle or overlay.
+    """
+    configs = Path(bundle, "configs")
+    if not (configs / entry).is_file():
+        raise ValueError(f"{bundle} is no bundle: expected a folder with configs/{entry}, such as bundles/covid_ttl")
+    files = [configs / entry]
+    for name in overlays:
+        found = [path for path in (configs / name, Path(name)) if path.is_file()]
+        if not found:
+            raise ValueError(f"there is no overlay {name!r}, neither in {configs} nor as a file of that path")
+        files.append(found[0])
+    return [str(path.absolute()) for path in files]
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Let a library's logger say errors only."""
+    other = logging.getLogger(name)
+    level = other.level
+    other.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        other.setLevel(level)
+
+
+def open_workflow(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    """A MONAI workflow, initialised; an error that was written for the user comes without MONAI's wrapping.
+
+    Raises:
+        ValueError: what the config refused, in one line.
+    """
+    try:
+        with quiet("monai.bundle.workflows"):  # it warns that it was told to leave logging alone
+            workflow = ConfigWorkflow(list(files), logging_file=False, workflow_type="train", **dict(overrides))
+        workflow.initialize()
+    except Exception as error:
+        cause = told_cause(error)
+        if cause is None:
+            raise
+        raise ValueError(str(cause)) from error
+    return workflow

@@ -1,5 +1,10 @@
-"""Pure functions on arrays: metrics, operating points and spread over repeats."""
+"""Pure functions on arrays: metrics, operating points, spread over repeats, similarity of features."""
 
+from ttl_monai.analysis.canonical import CcaResult
+from ttl_monai.analysis.cca import cca, pwcca, svcca
+from ttl_monai.analysis.cka import linear_cka
+from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
+from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
 from ttl_monai.analysis.statistics import (
     auprc_trapezoid,
     auroc,
@@ -8,12 +13,42 @@ from ttl_monai.analysis.statistics import (
     operating_point,
     sensitivity_specificity,
 )
+from ttl_monai.analysis.transition import Similarity, Transition, pick_transition
+from ttl_monai.analysis.wachter import (
+    wachter_atom,
+    wachter_cdf,
+    wachter_density,
+    wachter_edges,
+    wachter_quantiles,
+    wachter_sample,
+)
 
 __all__ = [
+    "CcaResult",
+    "CrossMoments",
+    "Similarity",
+    "Transition",
+    "as_samples",
     "auprc_trapezoid",
     "auroc",
     "average_precision",
+    "bhattacharyya",
+    "cca",
+    "excess_area",
+    "linear_cka",
+    "match_grids",
     "mean_std",
     "operating_point",
+    "overlap_coefficient",
+    "pick_transition",
+    "pwcca",
+    "quartile_rule",
     "sensitivity_specificity",
+    "svcca",
+    "wachter_atom",
+    "wachter_cdf",
+    "wachter_density",
+    "wachter_edges",
+    "wachter_quantiles",
+    "wachter_sample",
 ]

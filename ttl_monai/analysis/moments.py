@@ -1,0 +1,260 @@
+"""Second moments of two sets of features, gathered batch by batch: memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ttl_monai.analysis.canonical import CcaResult, Covariances, correlate
+
+CHUNK = 8192  # samples turned to float64 at a time
+LEAF = 128  # channels below which a Gram matrix is computed as a whole
+
+
+class CrossMoments:
+    """Means and centred second moments of x and y over batches, from which canonical correlations follow.
+
+    Holds (p + q + 1) (p + q) numbers in float64 whatever the number of samples. Each batch is centred by its own mean
+    before it is added, so that a mean that is large beside the spread costs no digits. Sets can be added (groups,
+    processes) and subtracted (leave one group out).
+
+    Args:
+        p: channels of x.
+        q: channels of y.
+        device: where the sums are held and computed.
+
+    Raises:
+        ValueError: if p or q is below 1.
+
+    Example:
+        >>> moments = CrossMoments(64, 64)
+        >>> for images in batches:
+        ...     moments.update(as_samples(before(images)), as_samples(after(images)))
+        >>> moments.cca().coefficients  # (64,)
+    """
+
+    def __init__(self, p: int, q: int, *, device: str | torch.device = "cpu") -> None:
+        if p < 1 or q < 1:
+            raise ValueError(f"expected at least one channel on each side, got p={p}, q={q}.")
+        self.p, self.q, self.n = p, q, 0
+        zeros = {"dtype": torch.float64, "device": torch.device(device)}
+        self._mean_x, self._mean_y = torch.zeros(p, **zeros), torch.zeros(q, **zeros)
+        # Of xx and yy only the lower triangle is kept up to date.
+        self._xx, self._yy, self._xy = (torch.zeros(*size, **zeros) for size in ((p, p), (q, q), (p, q)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self._xx.device
+
+    @torch.no_grad()
+    def update(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add a batch of samples.
+
+        Args:
+            x: (n, p), any real type.
+            y: (n, q).
+
+        Raises:
+            ValueError: shapes that do not fit, another number of samples in x than in y, or values that are not
+                finite. Nothing is added then.
+        """
+        for name, value, channels in (("x", x, self.p), ("y", y, self.q)):
+            if value.dim() != 2 or value.shape[1] != channels:
+                raise ValueError(f"expected {name} of shape (n, {channels}), got {tuple(value.shape)}.")
+        if len(x) != len(y):
+            raise ValueError(f"expected as many samples in x as in y, got {len(x)} and {len(y)}.")
+        if len(x) == 0:
+            return
+        means = [_mean(value, self.device) for value in (x, y)]
+        for name, mean in zip("xy", means, strict=True):
+            if not torch.isfinite(mean).all():
+                bad = int((~torch.isfinite(mean)).sum())
+                raise ValueError(f"expected finite features, but {bad} channels of {name} hold NaN or infinity.")
+        for left, right in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+            left, right = (_double(part, self.device) - mean for part, mean in zip((left, right), means, strict=True))
+            _add_gram(self._xx, left)
+            _add_gram(self._yy, right)
+            self._xy.addmm_(left.T, right)
+        self._shift_and_count(*means, len(x))
+
+    def _shift_and_count(self, mean_x: torch.Tensor, mean_y: torch.Tensor, n: int) -> None:
+        """Move the common mean after centred sums of n samples (negative: taken away) were added."""
+        total = self.n + n
+        delta_x, delta_y, weight = mean_x - self._mean_x, mean_y - self._mean_y, self.n * n / total
+        self._xx.addr_(delta_x, delta_x, alpha=weight)
+        self._yy.addr_(delta_y, delta_y, alpha=weight)
+        self._xy.addr_(delta_x, delta_y, alpha=weight)
+        self._mean_x += delta_x * (n / total)
+        self._mean_y += delta_y * (n / total)
+        self.n = total
+
+    def _combine(self, other: CrossMoments, sign: int) -> CrossMoments:
+        if (self.p, self.q) != (other.p, other.q):
+            raise ValueError(f"expected moments of {self.p} and {self.q} channels, got {other.p} and {other.q}.")
+        result = self.to(self.device)
+        if sign < 0 and other.n >= self.n:
+            raise ValueError(f"cannot take {other.n} samples from {self.n}: a part must be smaller than the whole.")
+        if other.n:
+            part = other.to(self.device)
+            for mine, theirs in zip((result._xx, result._yy, result._xy), (part._xx, part._yy, part._xy), strict=True):
+                mine.add_(theirs, alpha=sign)
+            result._shift_and_count(part._mean_x, part._mean_y, sign * part.n)
+        return result
+
+    def __add__(self, other: CrossMoments) -> CrossMoments:
+        return self._combine(other, 1)
+
+    def __sub__(self, other: CrossMoments) -> CrossMoments:
+        return self._combine(other, -1)
+
+    def to(self, device: str | torch.device) -> CrossMoments:
+        """A copy on another device."""
+        copied = CrossMoments(self.p, self.q, device=device)
+        copied.n = self.n
+        for name in ("_mean_x", "_mean_y", "_xx", "_yy", "_xy"):
+            getattr(copied, name).copy_(getattr(self, name))
+        return copied
+
+    def tensors(self, shift: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, ...]:
+        """Plain sums, which may be added over processes: count, sums of x, y and of the products xx, yy, xy.
+
+        Args:
+            shift: ((p,), (q,)) subtracted from every sample first, the same in all processes; zeros by default,
+                which costs digits where means are large beside the spread (`sum_over` takes the common mean).
+        """
+        mean_x, mean_y = (
+            (self._mean_x, self._mean_y) if shift is None else (self._mean_x - shift[0], self._mean_y - shift[1])
+        )
+        count = torch.tensor(float(self.n), dtype=torch.float64, device=self.device)
+        return (
+            count,
+            self.n * mean_x,
+            self.n * mean_y,
+            _whole(self._xx) + self.n * torch.outer(mean_x, mean_x),
+            _whole(self._yy) + self.n * torch.outer(mean_y, mean_y),
+            self._xy + self.n * torch.outer(mean_x, mean_y),
+        )
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Sequence[torch.Tensor], shift: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> CrossMoments:
+        """The moments whose `tensors(shift)` these are."""
+        count, sum_x, sum_y, xx, yy, xy = tensors
+        moments = cls(len(sum_x), len(sum_y), device=xx.device)
+        moments.n = round(float(count))
+        n = max(moments.n, 1)
+        moments._mean_x, moments._mean_y = sum_x / n, sum_y / n
+        moments._xx = xx - torch.outer(sum_x, sum_x) / n
+        moments._yy = yy - torch.outer(sum_y, sum_y) / n
+        moments._xy = xy - torch.outer(sum_x, sum_y) / n
+        if shift is not None:
+            moments._mean_x, moments._mean_y = moments._mean_x + shift[0], moments._mean_y + shift[1]
+        return moments
+
+    def sum_over(self, all_reduce: Callable[[torch.Tensor], Any]) -> CrossMoments:
+        """The moments of all processes together, without loss of digits; every process must call it.
+
+        Args:
+            all_reduce: returns the sum of a tensor over the processes, as `ignite.distributed.all_reduce` does.
+        """
+        count = all_reduce(torch.tensor(float(self.n), dtype=torch.float64, device=self.device))
+        n = max(float(count), 1.0)
+        shift = (all_reduce(self.n * self._mean_x) / n, all_reduce(self.n * self._mean_y) / n)
+        return self.from_tensors([all_reduce(each) for each in self.tensors(shift)], shift)
+
+    def covariances(self) -> Covariances:
+        """Means and covariances (divided by n).
+
+        Raises:
+            ValueError: without at least two samples.
+        """
+        if self.n < 2:
+            raise ValueError(f"expected at least 2 samples, got {self.n}: update the moments with features first.")
+        xx, yy, xy = (each / self.n for each in (_whole(self._xx), _whole(self._yy), self._xy))
+        return Covariances(xx, yy, xy, self._mean_x, self._mean_y, self.n)
+
+    def cca(self, variance: float | None = None, *, weighted: bool = False) -> CcaResult:
+        """Canonical correlations of what was added.
+
+        Args:
+            variance: keep on each side the fewest principal directions with this share of the variance (SVCCA);
+                None keeps all (CCA, as the paper's null implies, PAPER.md section 4).
+            weighted: add the weights of PWCCA.
+
+        Raises:
+            ValueError: fewer than two samples, no channel that varies, a share outside (0, 1].
+        """
+        return correlate(self.covariances(), variance=variance, weighted=weighted)[0]
+
+
+def as_samples(features: torch.Tensor) -> torch.Tensor:
+    """Feature maps as samples: every position of every image is a sample, every channel a feature.
+
+    Args:
+        features: (N, C, *spatial), or (N, C) which is returned as it is.
+
+    Returns:
+        (N * positions, C).
+
+    Raises:
+        ValueError: fewer than two dimensions.
+    """
+    if features.dim() < 2:
+        raise ValueError(f"expected features of shape (N, C, *spatial), got {tuple(features.shape)}.")
+    return features.movedim(1, -1).reshape(-1, features.shape[1])
+
+
+def match_grids(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average-pool two feature maps of the same images to one grid, the smaller size along each axis.
+
+    Args:
+        x: (N, C1, *spatial), 2D or 3D.
+        y: (N, C2, *spatial).
+
+    Returns:
+        x and y on the same grid; unchanged where they are already.
+
+    Raises:
+        ValueError: another number of images or of axes, or neither 2D nor 3D.
+    """
+    if x.dim() != y.dim() or len(x) != len(y) or x.dim() not in (4, 5):
+        raise ValueError(
+            "expected two feature maps (N, C, *spatial) of the same images, both 2D or both 3D, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    grid = tuple(min(sizes) for sizes in zip(x.shape[2:], y.shape[2:], strict=True))
+    pool = functional.adaptive_avg_pool2d if len(grid) == 2 else functional.adaptive_avg_pool3d
+    left, right = (value if tuple(value.shape[2:]) == grid else pool(value, grid) for value in (x, y))
+    return left, right
+
+
+def _double(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return value.to(device=device, dtype=torch.float64)
+
+
+def _mean(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(C,) mean over the samples, in float64 and in chunks."""
+    return torch.stack([_double(part, device).sum(0) for part in value.split(CHUNK)]).sum(0) / len(value)
+
+
+def _add_gram(total: torch.Tensor, part: torch.Tensor) -> None:
+    """Add part^T part to the lower triangle of `total`; the blocks above the diagonal are not computed."""
+    channels = len(total)
+    if channels <= LEAF:
+        total.addmm_(part.T, part)
+        return
+    half = channels // 2
+    left, right = part[:, :half], part[:, half:]
+    _add_gram(total[:half, :half], left)
+    _add_gram(total[half:, half:], right)
+    total[half:, :half].addmm_(right.T, left)
+
+
+def _whole(lower: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix whose lower triangle is given."""
+    return lower.tril() + lower.tril(-1).T

@@ -1,3 +1,3 @@
 """Truncated transfer learning for medical images, as MONAI bundles."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -122,9 +122,10 @@ def _bundle_configs(workflow: ConfigWorkflow) -> dict[str, dict[str, Any]]:
 def _known_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
     """The configs whose settings count: the entry config, and the overlays that were given with it."""
     configs = _bundle_configs(workflow)
-    entry = "inference.json" if "evaluator" in workflow.parser else "train.json"
+    own = {"search.json": "search", "inference.json": "evaluator"}
+    entry = next((name for name, part in own.items() if part in workflow.parser), "train.json")
     known = [configs.pop(entry)]
-    for name in ("train.json", "inference.json"):
+    for name in ("train.json", *own):
         configs.pop(name, None)
     # MONAI keeps no list of the files: an overlay was given if all its settings are there.
     known += [

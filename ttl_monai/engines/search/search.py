@@ -1,0 +1,210 @@
+"""The search itself: rounds of cells, workers, the choice, and the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttl_monai.engines.search.choice import RULES
+from ttl_monai.engines.search.document import make_document
+from ttl_monai.engines.search.evaluation import evaluate_choice
+from ttl_monai.engines.search.ledger import Ledger
+from ttl_monai.engines.search.methods import METHODS, Method, Outcome, make_method
+from ttl_monai.engines.search.probe import write_probe_run
+from ttl_monai.engines.search.space import KNOB, Space
+from ttl_monai.engines.search.supervise import Workers, default_workers, wait_for
+from ttl_monai.engines.search.survey import survey
+from ttl_monai.handlers.files import write_atomically
+from ttl_monai.reports import console_table, plot_search, search_table
+
+logger = logging.getLogger(__name__)
+
+STUDY = "truncation"
+
+
+class TruncationSearch:
+    """Find how little of a pretrained network is needed, by one of four methods that share one ledger of trainings.
+
+    The test section is sealed: cells get copies of the datalists without it. Everything is kept in `output_dir`; the
+    same call goes on where an interrupted one stopped, and another method takes what is trained already.
+
+    Args:
+        bundle: folder of the bundle.
+        method: "two-stage", "probe", "svcca" or "exhaustive".
+        dataset_dir: folder that the images' paths start from; None takes the data that the bundle makes.
+        datalist: one datalist a repeat, or one from which all repeats are drawn.
+        output_dir: folder of the search; default: `eval/search` in the bundle.
+        repeats: trainings of a cut, each on its own split; default: one a datalist, or 3 of a single one.
+        overlays: overlays of the bundle after train.json, such as `backbone_resnet50.json`.
+        settings: config ids and their values, such as `{"max_epochs": 20}`.
+        train_patients: use so few training patients, to see what holds on small data.
+        candidates: names of truncation points; None takes all ends of stages and blocks.
+        rule: "within-one-std" (smallest network within one standard deviation of the best) or "best".
+        quorum: share of the cells that must be done before a winner is named.
+        seed: seed of the first repeat.
+        svcca: arguments of the comparison, such as `{"null": "permute"}`.
+        workers: processes of this machine; None takes one a GPU, or up to four that share the CPU; 0 waits for those
+            that `ttl worker` starts elsewhere.
+        threads: CPU threads of each.
+        storage: address of the queue; default: a SQLite file in `output_dir`.
+        retry_failed: try cells again that have failed.
+        evaluate: after the choice, open the test section and evaluate the chosen cut and the whole network on it.
+        command: the command line that repeats the search, for the record.
+
+    Raises:
+        ValueError: anything that a training would refuse, or a folder that holds another search.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        method: str = "two-stage",
+        dataset_dir: str | Path | None = None,
+        datalist: str | Path | Sequence[str | Path] | None = None,
+        output_dir: str | Path | None = None,
+        repeats: int | None = None,
+        overlays: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        train_patients: int | None = None,
+        candidates: Sequence[str] | None = None,
+        rule: str = RULES[0],
+        quorum: float = 2 / 3,
+        seed: int = 0,
+        svcca: Mapping[str, Any] | None = None,
+        workers: int | None = None,
+        threads: int | None = None,
+        storage: str | None = None,
+        retry_failed: bool = False,
+        evaluate: bool = False,
+        command: str | None = None,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if (dataset_dir is None) != (datalist is None):
+            raise ValueError("pass both dataset_dir and datalist, or neither to search on the bundle's made data")
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {workers}")
+        lists = [datalist] if isinstance(datalist, (str, Path)) else list(datalist or [])
+        self.bundle, self.method = Path(bundle), method
+        self.folder = Path(output_dir or self.bundle / "eval" / "search").absolute()
+        self.rule, self.quorum, self.retry_failed, self.evaluate = rule, quorum, retry_failed, evaluate
+        number, share = default_workers()
+        self.workers = number if workers is None else workers
+        self.threads = share if threads is None else threads
+        self.storage = storage
+        self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self._survey: dict[str, Any] = {
+            "folder": self.folder,
+            "bundle": self.bundle,
+            "overlays": tuple(overlays),
+            "settings": dict(settings or {}),
+            "dataset_dir": None if dataset_dir is None else Path(dataset_dir),
+            "datalists": [Path(each).absolute() for each in lists],
+            "repeats": repeats,
+            "train_patients": train_patients,
+            "candidates": candidates,
+            "seed": seed,
+            "options": {"svcca": dict(svcca or {})},
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Search, write the files, and say what was found.
+
+        Returns:
+            The search document (see `make_document`).
+
+        Raises:
+            KeyboardInterrupt: after the workers have stopped and the command that goes on was printed.
+        """
+        space = survey(**self._survey)
+        ledger = Ledger.create(self.folder, self.storage, study=STUDY, space=space.to_json())
+        method = make_method(self.method, space, rule=self.rule, quorum=self.quorum)
+        try:
+            self._work(method, ledger)
+        except KeyboardInterrupt:
+            logger.info("\nStopped. Finished cells are kept; this goes on:\n  %s", self.command)
+            raise
+        ledger.close()
+        results = ledger.results()
+        outcome = method.outcome(results, frozenset({*results, *ledger.failures()}))
+        self._write_choice(space, outcome)
+        if self.method == "probe":
+            self._write_probes(space, outcome, results)
+        test = evaluate_choice(space, outcome, results, self.folder) if self.evaluate else None
+        return self._report(space, ledger, test)
+
+    def _work(self, method: Method, ledger: Ledger) -> None:
+        """One round after the other, until the method has all that it needs."""
+
+        def settled() -> frozenset[str]:
+            return frozenset({*ledger.results(), *ledger.failures()})
+
+        retry, done = (
+            self.retry_failed,
+            settled() - (frozenset(ledger.failures()) if self.retry_failed else frozenset()),
+        )
+        if not method.pending(ledger.results(), done):
+            return
+        log_dir = self.folder / "logs"
+        with Workers(ledger, number=self.workers, threads=self.threads, log_dir=log_dir) as workers:
+            if not workers.number:
+                logger.info("Waiting for workers: ttl worker --storage %s --study %s", ledger.url, ledger.study_name)
+            while cells := method.pending(ledger.results(), done):
+                ledger.enqueue(cells, retry_failed=retry)
+                kinds = {"probe": "probes", "svcca": "comparison", "train": "trainings"}
+                wait_for(cells, ledger, workers, title=f"{method.name}, {kinds[cells[0].kind]}", settled=settled)
+                retry, done = False, settled()
+
+    def _write_choice(self, space: Space, outcome: Outcome) -> None:
+        """The ready overlay of the chosen cut."""
+        path = self.folder / "strategy_ttl.json"
+        if not outcome.determined or outcome.pick is None:
+            path.unlink(missing_ok=True)
+            said = outcome.reason if not outcome.determined else f"the whole network ({outcome.reason})"
+            logger.info("No cut is chosen: %s.", said)
+            return
+        overlay = {
+            "_desc_": f"Overlay on train.json. TTL at the point that `ttl search --method {self.method}` chose on "
+            f"{space.header['dataset']}.",
+            "strategy": "TTL",
+            KNOB: outcome.pick,
+        }
+        write_atomically(path, (json.dumps(overlay, indent=4) + "\n").encode())
+        logger.info("Chosen: %s (%s).", outcome.pick, outcome.reason)
+
+    def _write_probes(self, space: Space, outcome: Outcome, results: Mapping[str, Mapping[str, Any]]) -> None:
+        """The probe that was picked before any training, as a run of each repeat."""
+        if outcome.before_training is None:
+            return
+        for cell in outcome.before_training.cells:
+            if cell.key in results:
+                source = self.folder / results[cell.key]["run"]
+                target = self.folder / "probe" / f"repeat{cell.repeat}"
+                write_probe_run(space, outcome.before_training.pick, cell.repeat, source, target)
+
+    def _report(self, space: Space, ledger: Ledger, test: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Write search.json, its table and its picture, of all methods that have run in this folder."""
+        record = self.folder / "search.json"
+        before = json.loads(record.read_text()) if record.is_file() else {}
+        names = list(dict.fromkeys([*(row["method"] for row in before.get("methods", [])), self.method]))
+        methods = [make_method(name, space, rule=self.rule, quorum=self.quorum) for name in METHODS if name in names]
+        document = make_document(
+            space,
+            methods,
+            ledger.results(),
+            ledger.failures(),
+            command=self.command,
+            threads=self.threads,
+            test=test or before.get("test"),
+        )
+        write_atomically(record, (json.dumps(document, indent=4) + "\n").encode())
+        write_atomically(self.folder / "search.md", search_table(document).encode())
+        plot_search(document, self.folder / "search.png")
+        logger.info("\n%s\n\nTable, picture and record: %s", console_table(document), self.folder)
+        return document

@@ -154,7 +154,7 @@ class TruncationSearch:
         log_dir = self.folder / "logs"
         with Workers(ledger, number=self.workers, threads=self.threads, log_dir=log_dir) as workers:
             if not workers.number:
-                logger.info("Waiting for workers: ttl worker --storage %s --study %s", ledger.url, ledger.study_name)
+                logger.info("Waiting for workers: ttl worker --storage %s --study %s", ledger.url, ledger.study)
             while cells := method.pending(ledger.results(), done):
                 ledger.enqueue(cells, retry_failed=retry)
                 kinds = {"probe": "probes", "svcca": "comparison", "train": "trainings"}

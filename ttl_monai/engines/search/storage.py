@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import optuna
 import sqlalchemy
@@ -110,12 +111,11 @@ class Storage:
         sqlite = self.url.startswith("sqlite")
         if sqlite and self._create:  # whatever opens the file from here on opens it as an existing one
             Path(self.url.removeprefix("sqlite:///")).touch()
-        kwargs = _sqlite_kwargs(self._patience_s) if sqlite else _postgresql_kwargs()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage = RDBStorage(
-                _sqlite_uri(self.url) if sqlite else self.url,
-                engine_kwargs=kwargs,
+                "sqlite:///see-creator" if sqlite else self.url,
+                engine_kwargs=_sqlite_kwargs(self.url, self._patience_s) if sqlite else _postgresql_kwargs(),
                 heartbeat_interval=self.heartbeat_s,
                 grace_period=self.grace_s,
                 skip_table_creation=not self._create,
@@ -125,14 +125,16 @@ class Storage:
         return storage
 
 
-def _sqlite_uri(url: str) -> str:
-    """The same file, to be opened only where it exists."""
-    return f"sqlite:///file:{quote(unquote(url.removeprefix('sqlite:///')))}?mode=rw&uri=true"
+def _sqlite_kwargs(url: str, patience_s: float) -> dict[str, Any]:
+    # mode=rw opens the file only where it exists. An URL could say so, too, but SQLAlchemy 2.0 and 2.1 disagree on how
+    # odd characters of a path are written in it. No pool: an open connection would go on writing into a moved file.
+    address = f"file:{quote(url.removeprefix('sqlite:///'))}?mode=rw"
 
+    def connect() -> sqlite3.Connection:
+        timeout = min(5.0, patience_s / 4)
+        return sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
 
-def _sqlite_kwargs(patience_s: float) -> dict[str, Any]:
-    # No pool: an open connection would go on writing into a file that was moved away.
-    return {"poolclass": sqlalchemy.pool.NullPool, "connect_args": {"timeout": min(5.0, patience_s / 4)}}
+    return {"creator": connect, "poolclass": sqlalchemy.pool.NullPool}
 
 
 def _postgresql_kwargs() -> dict[str, Any]:
@@ -147,13 +149,9 @@ def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
     https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#enabling-non-legacy-sqlite-transactional-modes
     """
 
-    def leave_transactions_to_us(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-
     def begin(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    sqlalchemy.event.listen(engine, "connect", leave_transactions_to_us)
     sqlalchemy.event.listen(engine, "begin", begin)
 
 

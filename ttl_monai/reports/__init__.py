@@ -1,6 +1,20 @@
-"""Figures and tables of a run: pure functions from records to files and text."""
+"""Figures and tables of a run and of a search: pure functions from records to files and text."""
 
 from ttl_monai.reports.figures import plot_roc_pr, plot_training_curves
+from ttl_monai.reports.search_docs import agreement, docs_section
+from ttl_monai.reports.search_figure import plot_search
+from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
 from ttl_monai.reports.tables import results_table, update_section
 
-__all__ = ["plot_roc_pr", "plot_training_curves", "results_table", "update_section"]
+__all__ = [
+    "agreement",
+    "candidates_table",
+    "console_table",
+    "docs_section",
+    "plot_roc_pr",
+    "plot_search",
+    "plot_training_curves",
+    "results_table",
+    "search_table",
+    "update_section",
+]

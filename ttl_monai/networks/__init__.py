@@ -2,6 +2,7 @@
 
 from ttl_monai.networks.classifier import TransferClassifier
 from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
+from ttl_monai.networks.features import PointFeatures
 from ttl_monai.networks.losses import ClassificationLoss
 from ttl_monai.networks.param_groups import param_groups
 from ttl_monai.networks.points import Point, find_point, list_points
@@ -11,6 +12,7 @@ from ttl_monai.networks.surgery import freeze_up_to, split_at, truncate
 __all__ = [
     "ClassificationLoss",
     "Point",
+    "PointFeatures",
     "TransferClassifier",
     "count_macs",
     "count_params",

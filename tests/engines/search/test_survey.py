@@ -1,0 +1,190 @@
+"""The look at the bundle from which a search starts, and one training cell, on the tiny images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.bundles.conftest import BUNDLES, TINY, write_tiny_data
+from ttl_monai.engines.search.run_cell import train_cell
+from ttl_monai.engines.search.space import Space, config_files
+from ttl_monai.engines.search.survey import survey
+from ttl_monai.networks import TransferClassifier, count_params
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    """Two datalists of one folder of tiny images."""
+    first = write_tiny_data(tmp_path_factory.mktemp("search"))
+    content = json.loads(first.read_text())
+    content["training"], content["validation"] = content["training"][::-1], content["validation"]
+    second = first.with_name("tiny1.json")
+    second.write_text(json.dumps({**content, "repeat": 1}))
+    return [first, second]
+
+
+@pytest.fixture
+def look(lists, tmp_path):
+    """Survey `covid_ttl` on the tiny images; keyword arguments replace the defaults."""
+
+    def make(**changes) -> Space:
+        values = {
+            "folder": tmp_path / "search",
+            "bundle": BUNDLES / "covid_ttl",
+            "overlays": (),
+            "settings": {**TINY, "cache_dir": str(tmp_path / "cache")},
+            "dataset_dir": lists[0].parent,
+            "datalists": lists,
+            "repeats": None,
+            "train_patients": None,
+            "candidates": ["blocks.0", "blocks.1.0"],
+            "seed": 0,
+            "options": {},
+        }
+        return survey(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def key(lists, tmp_path_factory):
+    """The key of the whole network's training on the first repeat."""
+    folder = tmp_path_factory.mktemp("key")
+    space = survey(
+        folder=folder / "search",
+        bundle=BUNDLES / "covid_ttl",
+        overlays=(),
+        settings={**TINY, "cache_dir": str(folder / "cache")},
+        dataset_dir=lists[0].parent,
+        datalists=lists,
+        repeats=None,
+        train_patients=None,
+        candidates=["blocks.0"],
+        seed=0,
+        options={},
+    )
+    return space.cell("train", None, 0).key
+
+
+def test_the_sealed_lists_have_no_test_section(look, lists):
+    space = look()
+    assert space.repeats == 2
+    hidden = {entry["image"] for entry in json.loads(lists[0].read_text())["test"]}
+    for name in space.datalists:
+        text = Path(space.folder, name).read_text()
+        assert json.loads(text)["test"] == []
+        assert not any(f'"{image}"' in text for image in hidden)
+
+
+def test_repeats_of_a_single_list_are_drawn_from_it(look, lists):
+    space = look(datalists=lists[:1])
+    assert space.repeats == 3
+    assert len(set(space.manifests)) == 3
+    assert space.originals == (str(lists[0]),) * 3
+
+
+def test_candidates_are_the_points_by_depth_with_the_size_of_each_network(look):
+    space = look()
+    assert [row["point"] for row in space.candidates] == ["blocks.0.0", "blocks.1.0", None]
+    assert [row["level"] for row in space.candidates] == ["stage", "block", "stage"]
+    for row in space.candidates:
+        network = TransferClassifier("tf_efficientnet_lite0", "none", in_channels=1, truncate_at=row["point"])
+        assert row["params"] == count_params(network)
+    assert space.points("stage") == ["blocks.0.0"]
+    assert space.key_metric == "val_auprc"
+
+
+def test_all_ends_of_blocks_are_candidates_and_the_last_feature_map_is_the_whole_network(look):
+    space = look(settings={**TINY, "network_def#backbone": "resnet18"}, candidates=None)
+    blocks = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
+    assert space.points()[-7:] == blocks[:-1]
+    assert space.candidates[-1]["point"] is None
+
+
+def test_a_space_travels_as_json(look):
+    space = look(settings={**TINY, "max_epochs": 2})
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"settings": {**TINY, "num_workers": 3}}, True),  # how fast, not what
+        ({"candidates": ["blocks.0"]}, True),
+        ({"settings": {**TINY, "max_epochs": 2}}, False),
+        ({"settings": {**TINY, "network_def#head": "flatten"}}, False),
+        ({"train_patients": 4}, False),
+    ],
+    ids=["speed", "candidates", "epochs", "head", "patients"],
+)
+def test_only_what_is_trained_decides_the_key(look, key, changes, same):
+    assert (look(**changes).cell("train", None, 0).key == key) is same
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"bundle": Path("nowhere")}, "nowhere is no bundle: expected a folder with configs/train.json"),
+        ({"overlays": ("none.json",)}, "there is no overlay 'none.json'"),
+        ({"settings": {**TINY, "max_epohcs": 3}}, "'max_epohcs' is no setting here; did you mean 'max_epochs'"),
+        ({"repeats": 3}, "3 repeats were asked of 2 datalists"),
+        ({"candidates": ["blocks.9"]}, "expected the name of a truncation point, got 'blocks.9'"),
+        ({"train_patients": 99}, "train_patients must be from 2 to"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_at_once(look, changes, match):
+    with pytest.raises(ValueError, match=match):
+        look(**changes)
+
+
+def test_lists_of_two_data_sets_are_refused(look, lists, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**json.loads(lists[0].read_text()), "name": "other"}))
+    with pytest.raises(ValueError, match=r"splits of one data set with the same classes; got tiny .* other"):
+        look(datalists=[lists[0], other])
+
+
+def test_a_training_cell_goes_on_where_it_was_stopped(look, tmp_path):
+    space = look(settings={**TINY, "cache_dir": str(tmp_path / "cache"), "max_epochs": 2})
+    cell = space.cell("train", "blocks.1.0", 0)
+    result = train_cell(space, cell, tmp_path / "run")
+    network = TransferClassifier("tf_efficientnet_lite0", "none", in_channels=1, truncate_at="blocks.1.0")
+    assert result["params"] == count_params(network)
+    assert result["value"] == result["metrics"]["val_auprc"]
+    assert (result["metric"], result["epochs"]) == ("val_auprc", 2)
+    assert "val_threshold" not in result["metrics"]
+    assert not (tmp_path / "run" / "last.pt").exists()
+    model = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert model["network_def"]["truncate_at"] == "blocks.1.0"
+    assert model["strategy"] == "TTL"
+
+    # Stopped after the first epoch: the attempt that follows has its epoch and its seconds.
+    short = look(settings={**TINY, "cache_dir": str(tmp_path / "cache"), "max_epochs": 1})
+    workflow = short.open_workflow(0, output_dir=tmp_path / "stopped", point="blocks.1.0")
+    workflow.run()
+    workflow.finalize()
+    shutil.copytree(tmp_path / "stopped", tmp_path / "resumed")
+    resumed = train_cell(space, cell, tmp_path / "resumed")
+    assert {k: v for k, v in resumed.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
+    first = json.loads((tmp_path / "stopped" / "run.json").read_text())["history"][0]["seconds"]
+    assert resumed["seconds"] > first
+
+
+def test_an_undefined_metric_fails_the_cell(look, lists, tmp_path):
+    content = json.loads(lists[0].read_text())
+    content["validation"] = [entry for entry in content["validation"] if entry["label"]]
+    content["counts"]["validation"] = {"negative": 0, "positive": len(content["validation"])}
+    path = tmp_path / "one_class.json"
+    path.write_text(json.dumps(content))
+    folder = lists[0].parent
+    space = look(datalists=[path], repeats=1, dataset_dir=folder)
+    with pytest.raises(ValueError, match="no epoch had a finite val_auprc: does the validation section of repeat 0"):
+        train_cell(space, space.cell("train", "blocks.0.0", 0), tmp_path / "run")
+
+
+def test_overlays_are_found_by_name_and_by_path(tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text("{}")
+    files = config_files(BUNDLES / "covid_ttl", ["backbone_resnet50.json", str(own)])
+    assert [Path(each).name for each in files] == ["train.json", "backbone_resnet50.json", "own.json"]

@@ -53,6 +53,7 @@ class Ledger:
         study: name of the search in the database.
         folder: where results and runs are.
         space: the description of the search, for workers.
+        url: address of the queue.
         heartbeat_s: seconds between two signs of life of a worker.
     """
 

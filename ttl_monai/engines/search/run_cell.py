@@ -29,21 +29,25 @@ def run_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
     Returns:
         The content of the result file, as JSON values.
     """
-    # Imported where needed: a worker that only trains needs no scikit-learn probes.
-    from ttl_monai.engines.search.probe import probe_cell
-    from ttl_monai.engines.search.transition import svcca_cell
-
-    kinds: dict[str, Callable[[Space, Cell, Path], dict[str, Any]]] = {
-        "train": train_cell,
-        "probe": probe_cell,
-        "svcca": svcca_cell,
-    }
     try:
-        return kinds[cell.kind](space, cell, folder)
+        return _kind(cell.kind)(space, cell, folder)
     finally:
         gc.collect()  # workflows hold their networks in cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _kind(name: str) -> Callable[[Space, Cell, Path], dict[str, Any]]:
+    """What does a kind of cell; the analyses are imported where they are needed, as many workers only train."""
+    if name == "probe":
+        from ttl_monai.engines.search.probe import probe_cell
+
+        return probe_cell
+    if name == "svcca":
+        from ttl_monai.engines.search.transition import svcca_cell
+
+        return svcca_cell
+    return train_cell
 
 
 def train_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:

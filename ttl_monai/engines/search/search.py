@@ -57,7 +57,7 @@ class TruncationSearch:
         command: the command line that repeats the search, for the record.
 
     Raises:
-        ValueError: anything that a training would refuse, or a folder that holds another search.
+        ValueError: anything that a training would refuse.
     """
 
     def __init__(

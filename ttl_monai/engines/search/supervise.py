@@ -81,7 +81,7 @@ class Workers:
     def command(self, index: int) -> list[str]:
         """The command line of one worker."""
         words = [sys.executable, "-W", "ignore", "-m", "ttl_monai.cli", "worker", "--storage", self.ledger.url]
-        words += ["--study", self.ledger.study, "--out", str(self.ledger.folder)]
+        words += ["--study", self.ledger.study, "--out", str(self.ledger.folder), "--follow", str(os.getpid())]
         if torch.cuda.is_available():
             words += ["--device", f"cuda:{index % torch.cuda.device_count()}"]
         return words + (["--threads", str(self.threads)] if self.threads else [])

@@ -186,7 +186,9 @@ def test_failed_repeats_are_marked_and_leave_no_value(make_search, drawn, tmp_pa
 def test_one_repeat_has_no_band(make_search, drawn, tmp_path):
     _, figure = draw("one-repeat-3d", make_search, drawn, tmp_path)
     assert len(figure.axes[-1].get_xticklabels()) == 34
-    for band in figure.axes[1].collections:
+    bands = figure.axes[1].collections[::2]  # after each its bars
+    assert len(bands) == 2
+    for band in bands:
         assert {len(set(path.vertices[path.vertices[:, 0] == 3][:, 1])) for path in band.get_paths()} == {1}
     assert "trained, one repeat" in labels(figure)
 
@@ -194,8 +196,23 @@ def test_one_repeat_has_no_band(make_search, drawn, tmp_path):
 def test_a_part_of_the_curve_is_drawn_in_the_order_of_depth(make_search, drawn, tmp_path):
     _, figure = draw("sparse", make_search, drawn, tmp_path)
     assert len(figure.axes) == 3
-    assert line(figure.axes[1], "trained").get_xdata().tolist() == [2, 7, 8, 14]
+    metric = figure.axes[1]
+    assert line(metric, "trained").get_xdata().tolist() == [2, 7, 8, 14]
+    band, bars = metric.collections
+    measured = {x for path in band.get_paths() for x in path.vertices[:, 0]}
+    assert {7, 8} <= measured
+    assert not measured & {3, 4, 5, 6, 9, 10, 11, 12, 13}
+    assert [bar[0, 0] for bar in bars.get_segments()] == [2, 14]
     assert not [label for label in labels(figure) if "probe" in label or "SVCCA" in label or "FTL" in label]
+
+
+def test_a_search_that_has_nothing_yet_says_so(make_search, drawn, tmp_path):
+    _, figure = draw("unstarted", make_search, drawn, tmp_path)
+    strip, metric, _ = figure.axes
+    assert [text.get_text() for text in (*strip.texts, *metric.texts)] == [
+        *("no method has finished yet", "nothing trained yet"),
+    ]
+    assert labels(figure) == ["parameters, head included"]
 
 
 def test_a_threshold_of_the_overlap_is_drawn_where_it_is_known(make_search, drawn, tmp_path):

@@ -61,9 +61,9 @@ def plot_search(document: Mapping[str, Any], path: str | Path) -> Path:
     """Draw a search: which method picked what, and metric, SVCCA overlap and parameters against the cut.
 
     Panels from above: a row a method with its pick (or why there is none); the metric's mean and standard deviation
-    over the repeats, each repeat a dot, with the probe's and the whole network's; the overlap of the SVCCA
-    coefficients with those of chance, if SVCCA was run; the parameters. Cuts stand in the order of depth at equal
-    distances, the whole network last; dotted lines go through the picks.
+    over the repeats (a band, or a bar where no neighbouring cut was trained), each repeat a dot, with the probe's and
+    the whole network's; the overlap of the SVCCA coefficients with those of chance, if SVCCA was run; the parameters.
+    Cuts stand in the order of depth at equal distances, the whole network last; dotted lines go through the picks.
 
     Args:
         document: the content of a `search.json`.
@@ -157,7 +157,9 @@ def _draw_metric(axes: Axes, document: Mapping[str, Any], place: Mapping[str | N
         curves.append((document["probe"], "linear probe on the pretrained network", PROBE, "s--", 0.15))
     for entries, label, color, style, alpha in curves:
         x, mean, std = _columns(entries, place)
-        axes.fill_between(x, mean - std, mean + std, color=color, alpha=alpha, linewidth=0)
+        if not x.size:
+            continue
+        _draw_spread(axes, x, mean, std, size=len(place), color=color, alpha=alpha)
         axes.plot(x, mean, style, color=color, markersize=5, linewidth=2, label=label)
     for entry in document["curve"]:
         values = [value for value in entry["values"] if value is not None]
@@ -174,7 +176,19 @@ def _draw_metric(axes: Axes, document: Mapping[str, Any], place: Mapping[str | N
         axes.plot(list(failed), [0.03] * len(failed), "x", color="0.25", transform=foot, label=label, markersize=7)
     if not document["curve"]:
         axes.text(0.02, 0.96, "nothing trained yet", transform=axes.transAxes, va="top", color="0.3")
+    if not axes.get_lines():
+        axes.set_yticks([])
     axes.set_ylabel(f"{document['metric']}\n(validation)")
+
+
+def _draw_spread(axes: Axes, x: Array, mean: Array, std: Array, *, size: int, color: str, alpha: float) -> None:
+    """A band between neighbouring cuts; a bar where no neighbour was measured, so that no gap looks measured."""
+    low, high = np.full((2, size), np.nan)
+    places = x.astype(int)
+    low[places], high[places] = mean - std, mean + std
+    axes.fill_between(np.arange(size), low, high, color=color, alpha=alpha, linewidth=0)
+    lonely = ~(np.isin(x - 1, x) | np.isin(x + 1, x))
+    axes.vlines(x[lonely], (mean - std)[lonely], (mean + std)[lonely], color=color, alpha=2 * alpha, linewidth=6)
 
 
 def _draw_overlap(axes: Axes, document: Mapping[str, Any], place: Mapping[str | None, float]) -> None:

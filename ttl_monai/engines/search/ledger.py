@@ -245,7 +245,7 @@ class Ledger:
         self._settle(claim, TrialState.WAITING, worker="")
 
     def _settle(self, claim: Claim, state: TrialState, **attributes: Any) -> None:
-        self._queue.settle(claim.trial_id, state, key=claim.cell.key, worker=claim.worker, **attributes)
+        self._queue.settle(claim.trial_id, state, key=claim.cell.key, owner=claim.worker, **attributes)
 
     def reap(self) -> int:
         """Find lost workers and put their cells back into the queue, unless they were lost too often.

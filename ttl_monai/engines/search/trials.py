@@ -19,14 +19,16 @@ from ttl_monai.engines.search.process import is_dead
 from ttl_monai.engines.search.storage import Storage
 
 ACTIVE = (TrialState.WAITING, TrialState.RUNNING)
+TRIED = "tried "
 
 
 class TrialQueue:
     """The trials of one study.
 
     A trial's attributes: `cell` and its `key`; `attempt`, counted from 1; `losses`, how many workers were lost over it
-    before; `space`, a digest of the search's description; `worker`; `error`, if the cell failed; `withdrawn`, if it was
-    taken back unseen. A trial that failed without either was lost with its worker.
+    before; `space`, a digest of the search's description; `tried NAME` for each worker that was about to take it, and
+    the `worker` that has it; `error`, if the cell failed; `withdrawn`, if it was taken back unseen. A trial that failed
+    without either of these two was lost with its worker.
 
     Args:
         storage: the database.
@@ -64,6 +66,7 @@ class TrialQueue:
         def take(opened: RDBStorage) -> bool:
             # The heartbeat comes first: Optuna finds no trial stale that has none, as when its worker dies right here.
             opened.record_heartbeat(trial._trial_id)
+            opened.set_trial_user_attr(trial._trial_id, TRIED + worker, True)
             if not opened.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                 return False
             opened.set_trial_user_attr(trial._trial_id, "worker", worker)
@@ -74,15 +77,15 @@ class TrialQueue:
         except UpdateFinishedTrialError:
             return False
 
-    def settle(self, trial_id: int, state: TrialState, *, key: str, worker: str | None = None, **attrs: Any) -> bool:
+    def settle(self, trial_id: int, state: TrialState, *, key: str, owner: str | None = None, **attributes: Any) -> bool:
         """Change a trial's state and attributes.
 
         Args:
             trial_id: its number in the database.
             state: the new state.
             key: of its cell. In a database that was made anew the number may be another cell's.
-            worker: who has it; default: it does not matter.
-            attrs: attributes to set before.
+            owner: the worker that has it; default: it does not matter.
+            attributes: what to set before.
 
         Returns:
             False if it has ended already, or is another's.
@@ -90,9 +93,9 @@ class TrialQueue:
 
         def settle(opened: RDBStorage) -> bool:
             now = opened.get_trial(trial_id).user_attrs
-            if now["key"] != key or (worker is not None and now.get("worker") != worker):
+            if now["key"] != key or (owner is not None and now.get("worker") != owner):
                 return False
-            for name, value in attrs.items():
+            for name, value in attributes.items():
                 opened.set_trial_user_attr(trial_id, name, value)
             return opened.set_trial_state_values(trial_id, state)
 
@@ -104,9 +107,12 @@ class TrialQueue:
     def fail_lost(self) -> None:
         """End the running trials whose worker is dead or silent."""
         for trial in self.trials((TrialState.RUNNING,)):
-            worker = trial.user_attrs.get("worker", "")
-            if is_dead(worker):
-                self.settle(trial._trial_id, TrialState.FAIL, key=trial.user_attrs["key"], worker=worker)
+            facts = trial.user_attrs
+            # Without a worker's name it was killed at the moment of taking it, and is one of those who tried.
+            tried = [name.removeprefix(TRIED) for name in facts if name.startswith(TRIED)]
+            suspects = [facts["worker"]] if facts.get("worker") else tried
+            if suspects and all(map(is_dead, suspects)):
+                self.settle(trial._trial_id, TrialState.FAIL, key=facts["key"], owner=facts.get("worker"))
 
         def fail_stale(opened: RDBStorage) -> None:
             study = optuna.load_study(study_name=self._study, storage=opened)

@@ -31,7 +31,16 @@ def test_a_setting_without_name_or_value_is_refused(text, capsys):
 
 def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
     arguments = parse(
-        *("--bundle", "bundles/covid_ttl", "--method", "probe", "--dataset_dir", str(tmp_path / "cxr")),
+        *(
+            "--bundle",
+            str(tmp_path / "covid_ttl"),
+            "--set",
+            "cache_dir=/cache",
+            "--method",
+            "probe",
+            "--dataset_dir",
+            str(tmp_path / "cxr"),
+        ),
         *("--datalist", str(tmp_path / "a b.json"), "c.json", "--set", "max_epochs=4", "--set", "seed=1"),
         *("--train_patients", "100", "--workers", "2", "--out", str(tmp_path), "--evaluate"),
     )

@@ -139,6 +139,7 @@ def command_line(arguments: argparse.Namespace) -> str:
             continue
         values = value if isinstance(value, list) else [value]
         if option in ("set", "overlay"):
+            values = [each for each in values if not each.partition("=")[0].endswith("_dir")]
             words += [word for each in values for word in (f"--{option}", shlex.quote(each))]
             continue
         words.append(f"--{option}")
@@ -149,5 +150,6 @@ def command_line(arguments: argparse.Namespace) -> str:
 
 def _place(option: str, value: Any) -> str:
     if isinstance(value, Path) and value.is_absolute():
-        return f"DATA/{value.name}" if option == "dataset_dir" else value.name
+        folders = {"dataset_dir": "DATA/", "bundle": "bundles/"}
+        return folders.get(option, "") + value.name
     return str(value)

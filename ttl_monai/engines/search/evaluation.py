@@ -10,7 +10,7 @@ from typing import Any
 
 from ttl_monai.analysis import mean_std
 from ttl_monai.engines.search.methods import Outcome
-from ttl_monai.engines.search.space import Space, config_files, open_workflow
+from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ def _evaluate(space: Space, repeat: int, run: Path) -> dict[str, Any]:
             key: value for key, value in space.settings.items() if key in ("batch_size", "num_workers", "cache_dir")
         }
         files = [*config_files(space.bundle, ()), *config_files(space.bundle, ("evaluate.json",))[1:]]
-        workflow = open_workflow(files, {**keep, **place, "run_dir": str(run)})
-        workflow.run()
-        workflow.finalize()
+        with quiet("", logging.WARNING), quiet("ttl_monai.evaluation", logging.WARNING):  # the table says it all
+            workflow = open_workflow(files, {**keep, **place, "run_dir": str(run)})
+            workflow.run()
+            workflow.finalize()
     return dict(json.loads(metrics.read_text()))

@@ -136,15 +136,15 @@ def config_files(bundle: str | Path, overlays: Sequence[str], entry: str = "trai
 
 
 @contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Let a library's logger say errors only."""
+def quiet(name: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Let a logger, and those below it that have no level of their own, say only what is of this level."""
     other = logging.getLogger(name)
-    level = other.level
-    other.setLevel(logging.ERROR)
+    before = other.level
+    other.setLevel(level)
     try:
         yield
     finally:
-        other.setLevel(level)
+        other.setLevel(before)
 
 
 def open_workflow(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigWorkflow:

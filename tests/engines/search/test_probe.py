@@ -31,11 +31,7 @@ POINTS = ("blocks.0.0", "blocks.1.1")
 SIZE = 32
 
 
-def label_of(number, task):
-    return number % 2 if task == "binary" else [number % 2, None if number % 5 == 0 else number // 2 % 2]
-
-
-def write_images(folder, *, task="binary", counts=(24, 12, 8)):
+def write_images(folder, counts=(24, 12, 8)):
     """Noise, brighter in the middle for odd numbers; two images a patient. Returns the datalist."""
     generator = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
@@ -47,28 +43,24 @@ def write_images(folder, *, task="binary", counts=(24, 12, 8)):
             pixels[12:28, 12:28] += 40 * (number % 2)
             path = f"images/{number:03d}.png"
             Image.fromarray(pixels).save(folder / path)
-            label = label_of(number, task)
-            sections[name].append({"image": path, "label": label, "patient": f"{name}-{number // 2}"})
+            sections[name].append({"image": path, "label": number % 2, "patient": f"{name}-{number // 2}"})
             number += 1
-    names = {"binary": ["negative", "positive"], "multi-label": ["bright", "other"]}[task]
-    header = {"name": "tiny", "task": task, "class_names": names, "seed": 0, "public_ids": True}
+    names = ["negative", "positive"]
+    header = {"name": "tiny", "task": "binary", "class_names": names, "seed": 0, "public_ids": True}
     path = folder / "tiny.json"
     path.write_text(json.dumps({**header, **sections}))
     return path
 
 
-def make_space(folder, *, task="binary"):
-    datalist = write_images(folder / "data", task=task)
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("space")
+    datalist = write_images(folder / "data")
     return survey(
         folder=folder / "search",
         bundle=BUNDLE,
         overlays=(),
-        settings={
-            "spatial_size": SIZE,
-            "batch_size": 8,
-            "cache_dir": str(folder / "cache"),
-            "device": "cpu",
-        },
+        settings={"spatial_size": SIZE, "batch_size": 8, "cache_dir": str(folder / "cache"), "device": "cpu"},
         dataset_dir=datalist.parent,
         datalists=[datalist],
         repeats=1,
@@ -77,11 +69,6 @@ def make_space(folder, *, task="binary"):
         seed=0,
         options={},
     )
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    return make_space(tmp_path_factory.mktemp("space"))
 
 
 @pytest.fixture(scope="module")
@@ -212,24 +199,6 @@ def test_same_run_is_left_and_another_is_moved_aside(space, probed, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if (path / "mark").exists()] != []
 
 
-def test_multi_label_with_unknown_labels(tmp_path):
-    space = make_space(tmp_path, task="multi-label")
-    result = probe_cell(space, space.cell("probe", None, 0), tmp_path / "cell")
-    row = result["points"][POINTS[1]]
-    assert len(row["regularisation"]) == 2
-    assert row["threshold"] is None
-    write_probe_run(space, POINTS[1], 0, tmp_path / "cell", tmp_path / "run")
-    images, _ = read_images(space, "validation")
-    items = json.loads(Path(space.originals[0]).read_text())["validation"]
-    known = [index for index, item in enumerate(items) if item["label"][1] is not None]
-    assert 0 < len(known) < len(items)
-    with torch.no_grad():
-        scores = build_network(tmp_path / "run")(images).numpy()
-    bright = average_precision_score([item["label"][0] for item in items], scores[:, 0])
-    other = average_precision_score([items[index]["label"][1] for index in known], scores[known, 1])
-    assert row["value"] == pytest.approx((bright + other) / 2, abs=1e-6)
-
-
 def test_volumes_are_pooled_over_all_positions():
     """Generic in 2D and 3D: the stand-in for a workflow holds two volumes."""
     torch.manual_seed(0)
@@ -263,6 +232,31 @@ def rewrite(space, change, folder):
     change(content)
     (folder / "list.json").write_text(json.dumps(content))
     return replace(space, datalists=(str(folder / "list.json"),))
+
+
+def as_multi_label(content):
+    content["task"] = "multi-label"
+    for section in ("training", "validation"):
+        for number, entry in enumerate(content[section]):
+            entry["label"] = [entry["label"], None if number % 5 == 0 else number // 2 % 2]
+
+
+def test_multi_label_with_unknown_labels(space, tmp_path):
+    space = rewrite(space, as_multi_label, tmp_path)
+    result = probe_cell(space, space.cell("probe", None, 0), tmp_path / "cell")
+    row = result["points"][POINTS[1]]
+    assert len(row["regularisation"]) == 2
+    assert row["threshold"] is None
+    write_probe_run(space, POINTS[1], 0, tmp_path / "cell", tmp_path / "run")
+    images, _ = read_images(space, "validation")
+    items = json.loads(Path(space.datalists[0]).read_text())["validation"]
+    known = [index for index, item in enumerate(items) if item["label"][1] is not None]
+    assert 0 < len(known) < len(items)
+    with torch.no_grad():
+        scores = build_network(tmp_path / "run")(images).numpy()
+    bright = average_precision_score([item["label"][0] for item in items], scores[:, 0])
+    other = average_precision_score([items[index]["label"][1] for index in known], scores[known, 1])
+    assert row["value"] == pytest.approx((bright + other) / 2, abs=1e-6)
 
 
 def as_segmentation(content):

@@ -47,7 +47,9 @@ def undetermined(make):
 def failed(make):
     document = make(train_patients=None)
     document["curve"][4].update(values=[0.97, None, 0.968], mean=0.969)
-    document["curve"][9].update(values=[None] * 3, mean=None, std=None)
+    del document["curve"][9]  # blocks.4.1, of which no repeat is done
+    cells = ["train-blocks.2.1-1", "train-blocks.4.1-0", "train-blocks.4.1-1", "train-blocks.4.1-2", "probe-0"]
+    document["failed"] = [{"cell": cell, "reason": "out of memory"} for cell in cells]
     return document
 
 
@@ -178,7 +180,7 @@ def test_undetermined_methods_have_no_mark_but_a_reason(make_search, drawn, tmp_
 def test_failed_repeats_are_marked_and_leave_no_value(make_search, drawn, tmp_path):
     _, figure = draw("failed", make_search, drawn, tmp_path)
     metric = figure.axes[1]
-    assert line(metric, "repeats without a value (4)").get_xdata().tolist() == [4, 9]
+    assert line(metric, "failed trainings (4)").get_xdata().tolist() == [4, 9]
     assert 9 not in line(metric, "trained").get_xdata()
     assert len(line(metric, "trained").get_xdata()) == 16
 

@@ -51,7 +51,7 @@ EXPECTED = """\
 | probe | `blocks.4.0` | 0.985 ± 0.004 | 0.0000 | 0.360 | 11 % | 0.035 | 10 | 32 min | 29 % |
 | probe, before training | `blocks.4.0` | 0.985 ± 0.004 | 0.0071 | 0.360 | 11 % | 0.035 | - | 35 s | 0.5 % |
 | probe as the model | `blocks.4.0` | 0.950 ± 0.010 | 0.0350 | 0.360 | 11 % | 0.035 | - | 35 s | 0.5 % |
-| a cut at random | any | - | 0.0213 ± 0.0040 | - | - | - | - | - | - |
+| a cut at random | any | - | 0.0213 | - | - | - | - | - | - |
 | FTL | whole network | 0.960 ± 0.010 | 0.0250 | 3.374 | 100 % | 0.074 | 3 | 10 min | 9.1 % |
 """
 
@@ -64,6 +64,7 @@ def test_methods_are_written_byte_for_byte(search):
     assert "the smallest network within one standard deviation of the highest mean" in text
     assert "at least 67 % of their repeats" in text
     assert "\nTrainings: 51 done. Cells: 0 failed.\n" in text
+    assert "\nThe best cut itself varies by 0.0040 (standard deviation) over the repeats.\n" in text
     assert text.endswith("\nRepeat it: `ttl search --train-patients 400`\n")
 
 
@@ -98,7 +99,7 @@ def test_the_whole_network_is_a_pick(search):
 
 
 def test_failures_are_counted_and_grouped_by_reason(search):
-    set_values(search, "blocks.4.1", [None] * 3, None, None)
+    search["curve"] = [each for each in search["curve"] if each["point"] != "blocks.4.1"]
     set_values(search, "blocks.2.1", [0.95, None, 0.97], 0.96, 0.0141)
     names = ["train-blocks.4.1-0", "train-blocks.4.1-1", "train-blocks.4.1-2"]
     search["failed"] = [{"cell": name, "reason": "out of\nmemory"} for name in names]
@@ -106,6 +107,8 @@ def test_failures_are_counted_and_grouped_by_reason(search):
     line = "Trainings: 47 done. Cells: 4 failed: `{}`, `{}`, `{}` (out of memory); `train-blocks.2.1-1` (killed).\n"
     assert line.format(*names) in search_table(search)
     assert line.format(*names).replace("`", "") in console_table(search)
+    row(search, "exhaustive")["done"] = 47
+    assert cells(search_table(search), "exhaustive")[7] == "47 of 51"
     table = candidates_table(search)
     assert cells(table, "`blocks.4.1`")[5:7] == ["-", "0/3"]
     assert cells(table, "`blocks.2.1`")[5:7] == ["0.960 ± 0.014", "2/3"]
@@ -114,10 +117,12 @@ def test_failures_are_counted_and_grouped_by_reason(search):
 def test_one_repeat_shows_no_spread(make_search):
     search = make_search(repeats=1)
     search["random"]["std_over_splits"] = None
+    search["threads"] = None
     text = search_table(search) + candidates_table(search)
     assert "±" not in text
     assert "one repeat, so that no spread is known" in text
-    assert cells(text, "a cut at random")[3] == "0.0213"
+    assert "best cut itself" not in text
+    assert "Threads" not in text
 
 
 def test_without_reference_two_stage_or_probe_the_cells_are_dashes(search):
@@ -161,7 +166,10 @@ def test_the_test_split_says_when_it_was_opened(search, opened, words):
         {"strategy": "FTL", "point": None, "values": [0.9], "mean": 0.9, "std": None},
     ]
     search["test"] = {"opened_after_choice": opened, "rows": rows}
+    assert "\n| strategy | cut | test |\n" in search_table(search)
+    search["test"]["metric"] = "test_auprc"
     text = search_table(search)
+    assert "\n| strategy | cut | `test_auprc` |\n" in text
     assert f"The test split was {words}" in text
     assert "| TTL | `blocks.3.2` | 0.850 ± 0.071 |\n| FTL | whole network | 0.900 |\n" in text
 

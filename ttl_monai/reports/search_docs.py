@@ -15,7 +15,8 @@ from ttl_monai.reports.search_document import (
     point_name,
     search_title,
 )
-from ttl_monai.reports.search_tables import READING, describe, methods_lines
+from ttl_monai.reports.search_notes import READING, describe
+from ttl_monai.reports.search_tables import methods_lines
 
 
 def docs_section(documents: Sequence[Mapping[str, Any]], *, figures: Sequence[str] = (), level: int = 3) -> str:

@@ -2,7 +2,7 @@
 
 A point is the dotted name of a module; `None` is the whole network (FTL). Whether a method chose at all is told by
 `determined`, not by `pick`: a determined pick of `None` is the choice of the whole network. Optional keys: `threads`
-(of one worker) and `svcca_threshold` (of the overlap, drawn as a line).
+(of one worker), `svcca_threshold` (of the overlap, drawn as a line), and `done` (finished cells) of a method.
 """
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ def done(entry: Mapping[str, Any] | None) -> int:
     return 0 if entry is None else sum(value is not None for value in entry["values"])
 
 
+def failures(document: Mapping[str, Any], point: str | None) -> int:
+    """How many repeats of this cut's training have failed; a cell is named as `train-blocks.3.2-0`."""
+    failed = {each["cell"] for each in document["failed"]}
+    return sum(f"train-{point or 'whole'}-{repeat}" in failed for repeat in range(document["repeats"]))
+
+
 def one_line(reason: str) -> str:
     """A reason as it goes into a sentence: one line, no full stop at its end."""
     return " ".join(reason.split()).rstrip(".") or "no reason was recorded"
@@ -98,6 +104,48 @@ def patients(document: Mapping[str, Any]) -> str:
 def search_title(document: Mapping[str, Any]) -> str:
     """What was searched, for a heading: data set, backbone, training patients."""
     return f"{document['dataset']}, {document['backbone']}, {patients(document)}"
+
+
+def entry_score(entry: Mapping[str, Any] | None) -> str:
+    """Mean and standard deviation of an entry's repeats; a dash where there is none."""
+    return "-" if entry is None else score(finite(entry["mean"]), spread(done(entry), entry["std"]), 3)
+
+
+def spread(count: int, std: float | None) -> float:
+    """The standard deviation; NaN (not shown) where one value cannot have any."""
+    return finite(std) if count > 1 else math.nan
+
+
+def code(text: str) -> str:
+    """As code in markdown."""
+    return f"`{text}`"
+
+
+def fixed(value: float, digits: int) -> str:
+    """The number with so many digits; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def score(mean: float, std: float, digits: int) -> str:
+    """Mean ± standard deviation, this only where it is known."""
+    return fixed(mean, digits) + ("" if math.isnan(mean) or math.isnan(std) else f" ± {std:.{digits}f}")
+
+
+def share(part: float, whole: float) -> str:
+    """Percent, one digit below ten; a dash where there is nothing to compare with."""
+    if math.isnan(part) or math.isnan(whole) or whole <= 0:
+        return "-"
+    percent = 100 * part / whole
+    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best; a dash for NaN."""
+    if math.isnan(seconds):
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _known(points: Sequence[str | None], named: Sequence[str | None], where: str) -> None:

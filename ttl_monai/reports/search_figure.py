@@ -21,6 +21,7 @@ from ttl_monai.reports.figures import _tidy as tidy
 from ttl_monai.reports.search_document import (
     check_document,
     done,
+    failures,
     finite,
     method_name,
     one_line,
@@ -168,11 +169,10 @@ def _draw_metric(axes: Axes, document: Mapping[str, Any], place: Mapping[str | N
     if whole and not math.isnan(finite(whole["mean"])):
         label = f"whole network (FTL): {whole['mean']:.3f}"
         axes.axhline(whole["mean"], color=WHOLE, linestyle=(0, (6, 3)), linewidth=1.3, label=label)
-    failed = {place[entry["point"]]: len(entry["values"]) - done(entry) for entry in document["curve"]}
-    failed = {x: count for x, count in failed.items() if count}
+    failed = {x: count for point, x in place.items() if (count := failures(document, point))}
     if failed:
         foot = blended_transform_factory(axes.transData, axes.transAxes)
-        label = f"repeats without a value ({sum(failed.values())})"
+        label = f"failed trainings ({sum(failed.values())})"
         axes.plot(list(failed), [0.03] * len(failed), "x", color="0.25", transform=foot, label=label, markersize=7)
     if not document["curve"]:
         axes.text(0.02, 0.96, "nothing trained yet", transform=axes.transAxes, va="top", color="0.3")

@@ -1,0 +1,81 @@
+"""What stands under the table of a search: what was measured on, what failed, and the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ttl_monai.reports.search_document import (
+    code,
+    done,
+    entry_score,
+    finite,
+    method_name,
+    one_line,
+    ordered_methods,
+    patients,
+    point_name,
+)
+from ttl_monai.reports.tables import _line as markdown_line
+
+RULES = {
+    "best": "the highest mean, of equal ones the smaller network",
+    "within-one-std": "the smallest network within one standard deviation of the highest mean",
+}
+READING = (
+    "Regret: how far the mean lies below the best mean of the exhaustive search. Cost: the recorded time of the cells "
+    "that the method asked for, whichever method had them trained. Params and MACs include the head. The probe as the "
+    "model is the pretrained network up to the cut, frozen, with the probe as its head. A cut at random: the mean "
+    "regret of the cuts."
+)
+
+
+def describe(document: Mapping[str, Any]) -> list[str]:
+    """Markdown paragraphs: what the search was measured on, what failed or was not determined, and the test split."""
+    settings = ", ".join(f"{key} {value}" for key, value in document["settings"].items())
+    repeats = document["repeats"]
+    spread = (
+        f"mean ± sample standard deviation over {repeats} repeats, each with its own split by patient"
+        if repeats > 1
+        else "one repeat, so that no spread is known"
+    )
+    threads = f" Threads of one worker: {document['threads']}." if document.get("threads") else ""
+    text = (
+        f"Dataset: {document['dataset']}, {patients(document)}. Backbone: `{document['backbone']}`, weights: "
+        f"`{document['weights']}`, {settings}. `{document['metric']}` of the validation split, {spread}; picked is "
+        f"{RULES.get(document['rule'], document['rule'])}, of the cuts with at least {100 * document['quorum']:.0f} % "
+        f"of their repeats done.{threads}"
+    )
+    return [text, *notes(document, code), *_test_split(document)]
+
+
+def notes(document: Mapping[str, Any], quote: Callable[[str], str]) -> list[str]:
+    """How many trainings are done and what failed, and why a method names no cut."""
+    count = sum(done(entry) for entry in document["curve"])
+    failed: dict[str, list[str]] = {}
+    for each in document["failed"]:
+        failed.setdefault(one_line(each["reason"]), []).append(quote(each["cell"]))
+    reasons = "; ".join(f"{', '.join(cells)} ({reason})" for reason, cells in failed.items())
+    lines = [f"Trainings: {count} done. Cells: {len(document['failed'])} failed{f': {reasons}' if failed else ''}."]
+    for row in ordered_methods(document):
+        if not row["determined"]:
+            lines.append(f"{method_name(row['method'])} names no cut: {one_line(row['reason'] or '')}.")
+    noise = finite((document["random"] or {}).get("std_over_splits"))
+    if not math.isnan(noise):
+        lines.append(f"The best cut itself varies by {noise:.4f} (standard deviation) over the repeats.")
+    return lines
+
+
+def _test_split(document: Mapping[str, Any]) -> list[str]:
+    """The test values of what was chosen, with how they came about, as two paragraphs."""
+    test = document["test"]
+    if not test:
+        return ["The test split was not opened."]
+    opened = "opened once the cut was chosen" if test["opened_after_choice"] else "NOT sealed until the cut was chosen"
+    head = code(test["metric"]) if "metric" in test else "test"
+    rows = [markdown_line(["strategy", "cut", head]), markdown_line(["---", "---", "---:"])]
+    for row in test["rows"]:
+        cut = code(row["point"]) if row["point"] else point_name(None)
+        rows.append(markdown_line([row["strategy"], cut, entry_score(row)]))
+    return [f"The test split was {opened}:", "\n".join(rows)]

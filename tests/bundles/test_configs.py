@@ -19,6 +19,7 @@ NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_
 ENTRIES = {"train.json", "inference.json"}
 # Ids that an overlay adds to what train.json has.
 NEW = {
+    "svcca.json": {"svcca"},
     "evaluate.json": {"run_dir", "section", "trained", "spec"},
     "multi_gpu_train.json": {
         "use_cuda",
@@ -54,6 +55,7 @@ class TestFiles:
                 "evaluate.json",
                 "multi_gpu_train.json",
                 "multi_gpu_evaluate.json",
+                "svcca.json",
                 *ENTRIES,
                 *OVERLAYS,
             )

@@ -50,6 +50,25 @@ def test_every_strategy_trains_an_epoch(make_workflow, tmp_path, overlays, knob)
         assert any("backbone" in name for name in moved)
 
 
+def test_svcca_is_written_and_changes_nothing(make_workflow, tmp_path):
+    """Similarity falls from 1; the weights are those of a training without it, and a resumed run goes on."""
+    own = {"svcca#images": 5, "network_def#backbone": "resnet18", "network_def#truncate_at": "layer1"}
+    own["svcca#points"] = ["layer1.0", "layer1.1"]
+    settings = {key: value for key, value in own.items() if "svcca" not in key}
+    make_workflow("train.json", output_dir=str(tmp_path / "plain"), max_epochs=2, **settings).run()
+    for name, epochs, resume in (("svcca", 1, "never"), ("svcca", 2, "auto"), ("straight", 2, "never")):
+        folder = str(tmp_path / name)
+        make_workflow("train.json", "svcca.json", output_dir=folder, max_epochs=epochs, resume=resume, **own).run()
+    rows = [list(csv.DictReader((tmp_path / name / "svcca.csv").open())) for name in ("svcca", "straight")]
+    assert rows[0] == rows[1]
+    found = [(row["epoch"], row["point"], row["n"]) for row in rows[0]]
+    assert found == [(epoch, point, "320") for epoch in "12" for point in ("layer1.0", "layer1.1")]
+    assert all(0 < float(row["mean"]) < 0.9999 for row in rows[0])
+    assert list((tmp_path / "svcca/tensorboard").iterdir())
+    states = [torch.load(tmp_path / name / "last.pt", weights_only=True)["network"] for name in ("plain", "straight")]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
 def test_settings_come_from_the_protocol_on_own_data(make_workflow):
     workflow = make_workflow("train.json", spatial_size=..., batch_size=..., max_epochs=..., learning_rate=...)
     get = workflow.parser.get_parsed_content

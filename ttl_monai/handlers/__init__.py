@@ -6,6 +6,7 @@ from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
 from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
 from ttl_monai.handlers.record import RunRecord
 from ttl_monai.handlers.stops import LrFloorStop, StopOnNonFiniteLoss
+from ttl_monai.handlers.svcca import SVCCAHandler
 
 __all__ = [
     "Auprc",
@@ -16,6 +17,7 @@ __all__ = [
     "PredictionWriter",
     "RunCheckpoint",
     "RunRecord",
+    "SVCCAHandler",
     "StopOnNonFiniteLoss",
     "is_better",
     "to_columns",

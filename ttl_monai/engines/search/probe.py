@@ -19,11 +19,11 @@ from safetensors import torch as safetensors
 from torch import nn
 from tqdm import tqdm
 
+from ttl_monai.analysis import operating_point, sensitivity_specificity
 from ttl_monai.analysis.probe import LinearProbe, fit_probe, patient_folds
 from ttl_monai.engines.runs import set_old_run_aside
 from ttl_monai.engines.search.cells import Cell
 from ttl_monai.engines.search.space import Space
-from ttl_monai.handlers import OperatingPoint
 from ttl_monai.handlers.files import file_sha256, save_tensors, write_atomically
 from ttl_monai.handlers.record import versions
 from ttl_monai.networks import TransferClassifier
@@ -210,29 +210,35 @@ def _fit(training: _Pooled, *, task: str, num_classes: int, seed: int) -> dict[s
 
 
 def _score(workflow: Any, probes: Mapping[str, LinearProbe], validation: _Pooled) -> dict[str, dict[str, float]]:
-    """The bundle's own metrics on the validation images, for each point, and the operating point."""
+    """The bundle's own metrics on the validation images, for each point, and the operating point of a binary task."""
     content = workflow.parser.get_parsed_content
-    postprocess, data = content("validate#postprocessing"), content("data")
+    postprocess, labels = content("validate#postprocessing"), torch.from_numpy(validation.labels)
 
-    def step(engine: Engine, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [postprocess({"pred": item["logits"], "label": item["label"]}) for item in batch]
+    def step(engine: Engine, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        # Postprocessing is for one item, channel first: the images take the place of an item's positions, (C, N).
+        pred = postprocess({"pred": logits.T, "label": labels})["pred"].T
+        return {"pred": pred.as_subclass(torch.Tensor), "label": labels}
 
     engine = Engine(step)
     for part in ("key_metric", "additional_metrics"):
         named = content(f"validate#{part}") if f"validate#{part}" in workflow.parser else None
         for name, metric in (named or {}).items():
             metric.attach(engine, name)
-    OperatingPoint(task=data.task, class_names=data.class_names).attach(engine)
     found = {}
     for point, probe in probes.items():
-        logits = torch.from_numpy(probe.logits(validation.features[point])).float()
-        items = [
-            {"logits": logit, "label": label, "image_id": str(number)}
-            for number, (logit, label) in enumerate(zip(logits, torch.from_numpy(validation.labels), strict=True))
-        ]
-        engine.run([items], max_epochs=1)
+        engine.run([torch.from_numpy(probe.logits(validation.features[point])).float()], max_epochs=1)
         found[point] = {name: float(value) for name, value in engine.state.metrics.items()}
+        if content("data").task == "binary":
+            output: Any = engine.state.output
+            found[point] |= _operating_point(validation.labels, output["pred"].numpy())
     return found
+
+
+def _operating_point(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """As the handler `OperatingPoint` gives it to a training."""
+    threshold = operating_point(labels, probabilities)
+    sensitivity, specificity = sensitivity_specificity(labels, probabilities, threshold)
+    return {_THRESHOLD: threshold, "val_sensitivity": sensitivity, "val_specificity": specificity}
 
 
 def _check_defined(metrics: Mapping[str, Mapping[str, float]], key: str, *, repeat: int) -> None:

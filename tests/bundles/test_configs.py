@@ -16,7 +16,7 @@ from ttl_monai.engines.workflow import _ids, _nested
 from .conftest import BUNDLES, TINY, refused
 
 NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir())
-ENTRIES = {"train.json", "inference.json"}
+ENTRIES = {"train.json", "inference.json", "search.json"}
 # Ids that an overlay adds to what train.json has.
 NEW = {
     "svcca.json": {"svcca"},

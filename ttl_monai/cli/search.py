@@ -42,6 +42,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--datalist", type=Path, nargs="+", help="one datalist a repeat, or one from which all repeats are drawn"
     )
+    _add_what(parser)
+    _add_how(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Options that decide what is searched."""
     parser.add_argument("--repeats", type=int, help="trainings of a cut (default: one a datalist, 3 of a single one)")
     parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help="overlay on train.json")
     parser.add_argument(
@@ -65,6 +72,10 @@ def add_parser(subparsers: Any) -> None:
         default="wachter",
         help="svcca: random baseline by the closed form or by exchanging images (default: %(default)s)",
     )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Options that decide where and how fast."""
     parser.add_argument("--output_dir", "--out", type=Path, help="folder of the search (default: BUNDLE/eval/search)")
     parser.add_argument(
         "--workers",
@@ -79,7 +90,6 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="after the choice, evaluate it and the whole network on the test section",
     )
-    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

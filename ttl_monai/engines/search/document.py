@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ttl_monai.analysis import mean_std
+from ttl_monai.analysis.transition import THRESHOLDS
 from ttl_monai.engines.search.choice import Score
 from ttl_monai.engines.search.methods import Exhaustive, Method, Outcome, Probe, Results
 from ttl_monai.engines.search.space import Space
@@ -55,6 +56,7 @@ def make_document(
         "curve": _curve(space, results),
         "probe": _probe(space, results),
         "svcca": _svcca(space, results),
+        "svcca_threshold": THRESHOLDS["stage", "overlap"],
         "failed": [{"cell": every[key].name, "reason": why} for key, why in failures.items() if key in every],
         "methods": [_method(space, each, results, reference) for each in outcomes],
         "random": _random(space, reference),

@@ -1,0 +1,183 @@
+"""A whole search on tiny images, with a worker process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from tests.bundles.conftest import BUNDLES, TINY, refused, write_tiny_data
+from ttl_monai.engines.search import TruncationSearch
+from ttl_monai.engines.search.space import open_workflow
+
+BUNDLE = BUNDLES / "covid_ttl"
+POINTS = ["blocks.0", "blocks.1.0"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with tiny images, in which an exhaustive search has run."""
+    folder = tmp_path_factory.mktemp("search")
+    write_tiny_data(folder / "data")
+    make_search(folder, method="exhaustive", evaluate=True).run()
+    return folder
+
+
+def make_search(folder, **changes):
+    values = {
+        "dataset_dir": folder / "data",
+        "datalist": folder / "data" / "tiny.json",
+        "output_dir": folder / "out",
+        "repeats": 2,
+        "candidates": POINTS,
+        "settings": {**TINY, "cache_dir": str(folder / "cache")},
+        "workers": 1,
+        "threads": 1,
+        "command": "ttl search ...",
+    }
+    return TruncationSearch(BUNDLE, **{**values, **changes})
+
+
+def read(folder, name="search.json"):
+    return json.loads((folder / "out" / name).read_text())
+
+
+@pytest.mark.distributed
+def test_a_search_leaves_record_table_picture_and_overlay(place, tmp_path):
+    document = read(place)
+    assert [row["point"] for row in document["curve"]] == ["blocks.0.0", "blocks.1.0", None]
+    assert all(len(row["values"]) == 2 for row in document["curve"])
+    (method,) = document["methods"]
+    assert (method["method"], method["cells"], method["done"]) == ("exhaustive", 6, 6)
+    assert method["seconds"] == pytest.approx(sum(sum(row["seconds"]) for row in document["curve"]), abs=0.1)
+    assert "exhaustive" in (place / "out" / "search.md").read_text()
+    assert (place / "out" / "search.png").read_bytes().startswith(b"\x89PNG")
+    if method["pick"] is not None:  # the overlay trains what was chosen
+        files = [str(BUNDLE / "configs" / "train.json"), str(place / "out" / "strategy_ttl.json")]
+        data = {"dataset_dir": str(place / "data"), "datalist": str(place / "data" / "tiny.json")}
+        workflow = open_workflow(files, {**TINY, **data, "output_dir": str(tmp_path)})
+        assert workflow.parser["network_def"]["truncate_at"] == method["pick"]
+
+
+@pytest.mark.distributed
+def test_no_training_saw_the_test_section(place):
+    hidden = {entry["image"] for entry in json.loads((place / "data" / "tiny.json").read_text())["test"]}
+    runs = list((place / "out" / "runs").glob("*/*/run.json"))
+    assert len(runs) == 6
+    for path in runs:
+        config = json.loads(path.read_text())["config"]
+        listed = json.loads(Path(config["datalist"]).read_text())
+        assert not hidden & {entry["image"] for section in ("training", "validation") for entry in listed[section]}
+        assert listed["test"] == []
+
+
+@pytest.mark.distributed
+def test_the_test_section_is_opened_after_the_choice(place):
+    test = read(place)["test"]
+    assert test["metric"] == "test_auprc"
+    assert {row["strategy"] for row in test["rows"]} <= {"TTL", "FTL"}
+    assert all(len(row["values"]) == 2 for row in test["rows"])
+
+
+@pytest.mark.distributed
+def test_another_method_takes_what_is_trained(place):
+    before = {path.name: path.stat().st_mtime_ns for path in (place / "out" / "results").iterdir()}
+    document = make_search(place, method="two-stage", workers=0).run()  # without a worker, it would wait for ever
+    assert {path.name: path.stat().st_mtime_ns for path in (place / "out" / "results").iterdir()} == before
+    assert [row["method"] for row in document["methods"]] == ["two-stage", "exhaustive"]
+    assert document["methods"][0]["cells"] == 6
+
+
+@pytest.mark.distributed
+def test_the_config_is_the_same_search(place):
+    workflow = ConfigWorkflow(
+        str(BUNDLE / "configs" / "search.json"),
+        logging_file=False,
+        workflow_type="train",
+        method="exhaustive",
+        dataset_dir=str(place / "data"),
+        datalist=str(place / "data" / "tiny.json"),
+        output_dir=str(place / "out"),
+        repeats=2,
+        candidates=POINTS,
+        settings={**TINY, "cache_dir": str(place / "cache")},
+        workers=0,
+    )
+    workflow.initialize()
+    before = len(list((place / "out" / "results").iterdir()))
+    workflow.run()
+    assert len(list((place / "out" / "results").iterdir())) == before
+    assert "exhaustive" in [row["method"] for row in read(place)["methods"]]
+
+
+def test_a_misspelt_option_of_the_config_is_refused():
+    workflow = ConfigWorkflow(
+        str(BUNDLE / "configs" / "search.json"), logging_file=False, workflow_type="train", methud="probe"
+    )
+    with refused("'methud' is no setting here; did you mean 'method'"):
+        workflow.initialize()
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_the_probe_needs_no_training_and_is_a_model(place, tmp_path):
+    document = make_search(place, method="probe", evaluate=True).run()
+    probe = next(row for row in document["methods"] if row["method"] == "probe")
+    assert probe["before_training"]["seconds"] < probe["seconds"]
+    rows = {row["strategy"]: row for row in document["test"]["rows"]}
+    assert len(rows["PROBE"]["values"]) == 2
+    assert (place / "out" / "probe" / "repeat1" / "model.json").is_file()
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(tmp_path):
+    write_tiny_data(tmp_path / "data")
+    settings = {**TINY, "cache_dir": str(tmp_path / "cache")}
+    command = [
+        *(sys.executable, "-W", "ignore", "-m", "ttl_monai.cli", "search", "--bundle", str(BUNDLE)),
+        *("--method", "exhaustive", "--dataset_dir", str(tmp_path / "data")),
+        *("--datalist", str(tmp_path / "data" / "tiny.json"), "--repeats", "2", "--candidates", *POINTS),
+        *("--out", str(tmp_path / "out"), "--workers", "1", "--threads", "1"),
+        *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
+    ]
+    results = tmp_path / "out" / "results"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list(results.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "this goes on:\n  ttl search --method exhaustive" in said
+    finished = {path.name: path.read_bytes() for path in results.glob("*.json")}
+    assert 1 <= len(finished) < 6
+    listing = shutil.which("ps")
+    if listing:
+        running = subprocess.run([listing, "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert str(tmp_path / "out") not in running
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert again.returncode == 0, again.stderr
+    after = {path.name: path.read_bytes() for path in results.glob("*.json")}
+    assert len(after) == 6
+    assert {name: after[name] for name in finished} == finished
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"method": "guess"}, "method must be one of two-stage, probe, svcca, exhaustive, got 'guess'"),
+        ({"datalist": None}, "pass both dataset_dir and datalist, or neither"),
+        ({"workers": -1}, "workers must be 0 or more, got -1"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, changes, match):
+    with pytest.raises(ValueError, match=match):
+        make_search(tmp_path, **changes)
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
 from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
+from ttl_monai.analysis.probe import LinearProbe, fit_probe
 from ttl_monai.analysis.statistics import (
     auprc_trapezoid,
     auroc,
@@ -26,6 +27,7 @@ from ttl_monai.analysis.wachter import (
 __all__ = [
     "CcaResult",
     "CrossMoments",
+    "LinearProbe",
     "Similarity",
     "Transition",
     "as_samples",
@@ -35,6 +37,7 @@ __all__ = [
     "bhattacharyya",
     "cca",
     "excess_area",
+    "fit_probe",
     "linear_cka",
     "match_grids",
     "mean_std",

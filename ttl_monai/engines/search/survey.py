@@ -74,12 +74,13 @@ def survey(
     sealed = _seal_all(lists, repeats, train_patients, seed)
     (folder / "datalists").mkdir(parents=True, exist_ok=True)
     names, manifests = [], []
-    for repeat, content in enumerate(sealed):
+    for repeat, each in enumerate(sealed):
         names.append(f"datalists/repeat{repeat}.json")
-        text = to_json(content).encode()
+        text = to_json(each).encode()
         write_atomically(folder / names[-1], text)
-        manifests.append(_manifest(text, content, data.dataset_dir))
+        manifests.append(_manifest(text, each, data.dataset_dir))
     content = workflow.parser.get_parsed_content
+    parser: Any = workflow.parser
     return Space(
         folder=str(folder),
         bundle=str(bundle.absolute()),
@@ -89,7 +90,7 @@ def survey(
         datalists=tuple(names),
         originals=tuple(str(datalists[min(k, len(datalists) - 1)]) if datalists else None for k in range(len(sealed))),
         manifests=tuple(manifests),
-        key_metric=next(iter(workflow.parser["validate#key_metric"])),
+        key_metric=next(iter(parser["validate#key_metric"])),
         candidates=tuple(_candidates(workflow, candidates)),
         identity=_identity(workflow),
         header={
@@ -144,7 +145,8 @@ def _identity(workflow: ConfigWorkflow) -> str:
             return {name: plain(item) for name, item in value.items() if name != "_desc_"}
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    config = {name: plain(value) for name, value in workflow.parser.config.items() if name not in _NO_PART}
+    merged: Any = workflow.parser.config
+    config = {name: plain(value) for name, value in merged.items() if name not in _NO_PART}
     for name in ("spatial_size", "batch_size", "max_epochs", "learning_rate"):
         config[name] = workflow.parser.get_parsed_content(name)
     config["settings"] = None  # the values above are what it gives

@@ -77,7 +77,9 @@ class TrialQueue:
         except UpdateFinishedTrialError:
             return False
 
-    def settle(self, trial_id: int, state: TrialState, *, key: str, owner: str | None = None, **attributes: Any) -> bool:
+    def settle(
+        self, trial_id: int, state: TrialState, *, key: str, owner: str | None = None, **attributes: Any
+    ) -> bool:
         """Change a trial's state and attributes.
 
         Args:

@@ -107,3 +107,50 @@ def test_committed_tables_are_those_of_the_committed_results(source):
 @pytest.mark.skipif(not (REPO / "bundles/covid_ttl/docs/results.json").exists(), reason="no results are committed yet")
 def test_the_table_of_the_projects_readme_is_that_of_the_bundle():
     assert ttl_table(REPO / "bundles/covid_ttl", "--readme", REPO / "README.md", "--check") == 0
+
+
+SEARCH = "\n<!-- begin search -->\n<!-- end search -->\n"
+
+
+@pytest.fixture
+def searched(bundle):
+    from tests.engines.search.test_methods import make_space, play
+    from ttl_monai.engines.search.document import make_document
+    from ttl_monai.engines.search.methods import TwoStage
+
+    header = {"dataset": "made", "bundle": "made", "backbone": "toy", "weights": "none", "train_patients": None}
+    header |= {"settings": {"max_epochs": 1}, "patients": [{"training": 5}] * 2, "images": [{"training": 5}] * 2}
+    method = TwoStage(make_space(header=header))
+    _, results, _, _ = play(method)
+    document = make_document(method.space, [method], results, {}, command="ttl search ...", threads=1)
+    (bundle / "docs/search.json").write_text(json.dumps({"searches": [document]}))
+    with (bundle / "docs/README.md").open("a") as file:
+        file.write(SEARCH)
+    return bundle
+
+
+def test_searches_are_written_and_drawn(searched):
+    assert ttl_table(searched) == 0
+    text = (searched / "docs/README.md").read_text()
+    assert "| two-stage | `b.1` |" in text
+    assert "(search0.png)" in text
+    assert (searched / "docs/search0.png").read_bytes().startswith(b"\x89PNG")
+    assert ttl_table(searched, "--check") == 0
+
+
+def test_a_check_draws_nothing_and_finds_a_stale_search(searched):
+    assert ttl_table(searched, "--check") == 1
+    assert not (searched / "docs/search0.png").exists()
+
+
+def test_another_readme_links_to_the_pictures_where_they_are(searched, tmp_path):
+    other = tmp_path / "README.md"
+    other.write_text(SECTION + SEARCH)
+    assert ttl_table(searched, "--readme", other) == 0
+    assert "(docs/search0.png)" in other.read_text()
+
+
+def test_a_readme_without_the_section_of_searches_is_told(searched):
+    (searched / "docs/README.md").write_text(SECTION)
+    with pytest.raises(ValueError, match=r"search\.json -> .*expected one section <!-- begin search -->"):
+        ttl_table(searched)

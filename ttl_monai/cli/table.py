@@ -1,18 +1,21 @@
-"""`ttl table`: write a bundle's table of results into its README."""
+"""`ttl table`: write a bundle's results, and what its searches found, into its README."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ttl_monai.reports import results_table, update_section
+from ttl_monai.reports import docs_section, plot_search, results_table, update_section
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `table`."""
-    text = "write the table of results into a bundle's README, from its docs/results.json"
+    text = "write results and searches into a bundle's README, from docs/results.json and docs/search.json"
     parser = subparsers.add_parser("table", help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, as bundles/covid_ttl")
     parser.add_argument(
@@ -26,24 +29,44 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Bring the README up to date, or check that it is."""
-    source: Path = arguments.bundle / "docs" / "results.json"
-    readme: Path = arguments.readme or arguments.bundle / "docs" / "README.md"
-    try:
-        results = json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is not valid JSON: {error}") from error
+    """Bring the README up to date, or check that it is; draw the pictures of searches."""
+    docs: Path = arguments.bundle / "docs"
+    readme: Path = arguments.readme or docs / "README.md"
     before = readme.read_text(encoding="utf-8")
-    try:
-        after = update_section(before, "results", results_table(results))
-    except ValueError as error:
-        raise ValueError(f"{source} -> {readme}: {error}") from error
+    after = _updated(before, "results", docs / "results.json", readme, results_table)
+    if (docs / "search.json").is_file() and (arguments.readme is None or "<!-- begin search -->" in before):
+
+        def section(content: dict[str, Any]) -> str:
+            return _searches(content["searches"], docs, readme, draw=not arguments.check)
+
+        after = _updated(after, "search", docs / "search.json", readme, section)
     if before == after:
-        print(f"{readme} is up to date with {source}")
+        print(f"{readme} is up to date with the records in {docs}")
         return 0
     if arguments.check:
         print(f"{readme} is stale; run: ttl table {arguments.bundle}", file=sys.stderr)
         return 1
     readme.write_text(after, encoding="utf-8", newline="\n")
-    print(f"{readme} written from {source}")
+    print(f"{readme} written from the records in {docs}")
     return 0
+
+
+def _updated(text: str, name: str, source: Path, readme: Path, make: Callable[[dict[str, Any]], str]) -> str:
+    """The text with one section made anew from its record."""
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
+    try:
+        return update_section(text, name, make(content))
+    except ValueError as error:
+        raise ValueError(f"{source} -> {readme}: {error}") from error
+
+
+def _searches(documents: list[dict[str, Any]], docs: Path, readme: Path, *, draw: bool) -> str:
+    """The section on searches, with a picture of each in the folder of the record."""
+    pictures = [docs / f"search{number}.png" for number in range(len(documents))]
+    for document, picture in zip(documents if draw else [], pictures, strict=draw):
+        plot_search(document, picture)
+    links = [Path(os.path.relpath(picture, readme.parent)).as_posix() for picture in pictures]
+    return docs_section(documents, figures=links)

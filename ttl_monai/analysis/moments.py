@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from scipy.linalg import blas
 from torch.nn import functional
 
 from ttl_monai.analysis.canonical import CcaResult, Covariances, correlate
 
-CHUNK = 8192  # samples turned to float64 at a time
-LEAF = 128  # channels below which a Gram matrix is computed as a whole
+CHUNK = 1024  # samples turned to float64 at a time: they stay in the processor's cache until they are summed
 
 
 class CrossMoments:
@@ -69,17 +69,21 @@ class CrossMoments:
             raise ValueError(f"expected as many samples in x as in y, got {len(x)} and {len(y)}.")
         if len(x) == 0:
             return
-        means = [_mean(value, self.device) for value in (x, y)]
-        for name, mean in zip("xy", means, strict=True):
-            if not torch.isfinite(mean).all():
-                bad = int((~torch.isfinite(mean)).sum())
+        for name, value in (("x", x), ("y", y)):
+            if not _is_finite(value):
+                bad = int((~torch.isfinite(value)).any(0).sum())
                 raise ValueError(f"expected finite features, but {bad} channels of {name} hold NaN or infinity.")
         for left, right in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-            left, right = (_double(part, self.device) - mean for part, mean in zip((left, right), means, strict=True))
-            _add_gram(self._xx, left)
-            _add_gram(self._yy, right)
-            self._xy.addmm_(left.T, right)
-        self._shift_and_count(*means, len(x))
+            # Copies, so that neither the caller's features change nor float32 enters a sum.
+            left, right = (
+                torch.empty_like(
+                    part, dtype=torch.float64, device=self.device, memory_format=torch.contiguous_format
+                ).copy_(part)
+                for part in (left, right)
+            )
+            mean_x, mean_y = left.mean(0), right.mean(0)
+            _add_products(self._xx, self._yy, self._xy, left.sub_(mean_x), right.sub_(mean_y))
+            self._shift_and_count(mean_x, mean_y, len(left))
 
     def _shift_and_count(self, mean_x: torch.Tensor, mean_y: torch.Tensor, n: int) -> None:
         """Move the common mean after centred sums of n samples (negative: taken away) were added."""
@@ -233,26 +237,27 @@ def match_grids(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return left, right
 
 
-def _double(value: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return value.to(device=device, dtype=torch.float64)
+def _is_finite(value: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; one pass over them, and a second only if their sum is not finite."""
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def _mean(value: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(C,) mean over the samples, in float64 and in chunks."""
-    return torch.stack([_double(part, device).sum(0) for part in value.split(CHUNK)]).sum(0) / len(value)
-
-
-def _add_gram(total: torch.Tensor, part: torch.Tensor) -> None:
-    """Add part^T part to the lower triangle of `total`; the blocks above the diagonal are not computed."""
-    channels = len(total)
-    if channels <= LEAF:
-        total.addmm_(part.T, part)
+def _add_products(
+    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+) -> None:
+    """Add left^T left, right^T right (their lower triangles at least) and left^T right in place."""
+    if xx.device.type != "cpu":
+        xx.addmm_(left.T, left)
+        yy.addmm_(right.T, right)
+        xy.addmm_(left.T, right)
         return
-    half = channels // 2
-    left, right = part[:, :half], part[:, half:]
-    _add_gram(total[:half, :half], left)
-    _add_gram(total[half:, half:], right)
-    total[half:, :half].addmm_(right.T, left)
+    # BLAS reads columns first, which is why everything is transposed here: `upper` there is the lower triangle here.
+    # PyTorch has no symmetric product, which takes half the multiplications.
+    columns = {"beta": 1.0, "overwrite_c": 1}
+    x, y = left.numpy().T, right.numpy().T
+    blas.dsyrk(1.0, x, c=xx.numpy().T, lower=0, **columns)
+    blas.dsyrk(1.0, y, c=yy.numpy().T, lower=0, **columns)
+    blas.dgemm(1.0, y, x, c=xy.numpy().T, trans_b=1, **columns)
 
 
 def _whole(lower: torch.Tensor) -> torch.Tensor:

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -150,6 +151,31 @@ def test_each_cell_is_claimed_once(begin):
     for thread in threads:
         thread.join()
     assert sorted(claim.cell.key for claim in claims) == keys(cells)
+
+
+def test_two_workers_that_look_at_a_cell_at_once_do_not_both_take_it(begin, monkeypatch):
+    ledger = begin(patience_s=20.0)
+    ledger.enqueue(make_cells(1))
+    # Optuna calls this between reading a state and writing it. Both meet there, unless one is kept from reading.
+    between = threading.Barrier(2)
+
+    def meet(trial_id, state):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            between.wait(timeout=1.0)
+
+    claims = []
+
+    def claim():
+        mine = Ledger.join(ledger.url)
+        monkeypatch.setattr(mine._queue.storage.open(), "check_trial_is_updatable", meet)
+        claims.append(mine.claim("someone"))
+
+    threads = [threading.Thread(target=claim) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [claim is None for claim in claims].count(True) == 1
 
 
 def test_attempt_after_a_loss_has_the_files_of_the_one_before(begin):
@@ -340,10 +366,11 @@ def test_trial_of_a_new_database_is_not_taken_for_the_old_one(begin):
     claim = ledger.claim("me")
     (ledger.folder / "ledger.db").unlink()
     new = begin()
-    new.enqueue(cells[1:])  # its first trial has the number that the claim knows
+    new.enqueue(cells[1:])
+    assert new.claim("me").trial_id == claim.trial_id
     assert ledger.finish(claim, {})
     ledger.fail(claim, "not that one")
-    assert new.states(keys(cells)) == {cells[0].key: "done", cells[1].key: "waiting"}
+    assert new.states(keys(cells)) == {cells[0].key: "done", cells[1].key: "running"}
 
 
 def test_file_that_is_no_database_is_told(tmp_path):

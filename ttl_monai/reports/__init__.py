@@ -4,6 +4,7 @@ from ttl_monai.reports.figures import plot_roc_pr, plot_training_curves
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
 from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
+from ttl_monai.reports.similarity import plot_matrix, plot_similarity, similarity_csv, similarity_text
 from ttl_monai.reports.tables import results_table, update_section
 
 __all__ = [
@@ -11,10 +12,14 @@ __all__ = [
     "candidates_table",
     "console_table",
     "docs_section",
+    "plot_matrix",
     "plot_roc_pr",
     "plot_search",
+    "plot_similarity",
     "plot_training_curves",
     "results_table",
     "search_table",
+    "similarity_csv",
+    "similarity_text",
     "update_section",
 ]

@@ -115,6 +115,14 @@ def test_tensors_add_up_over_processes(mean):
     assert same(CrossMoments.from_tensors(summed), moments_of(x, y), atol=1e-9 if mean == 0 else 1e-5)
 
 
+def test_sums_from_tensors_of_any_memory_order_can_be_updated():
+    x, y = features()
+    turned = [each.T.contiguous().T if each.dim() == 2 else each for each in moments_of(x[:250], y[:250]).tensors()]
+    moments = CrossMoments.from_tensors(turned)
+    moments.update(x[250:], y[250:])
+    assert same(moments, moments_of(x, y))
+
+
 def test_sum_over_keeps_the_digits_of_features_with_a_large_mean():
     x, y = features(mean=1e7)
     parts = [moments_of(x[:250], y[:250]), moments_of(x[250:], y[250:]), CrossMoments(10, 7)]

@@ -12,6 +12,8 @@ from ttl_monai.analysis.cca import as_matrix
 
 logger = logging.getLogger(__name__)
 
+ROUNDING = 1e-13
+
 
 def linear_cka(x: Any, y: Any) -> float:
     """Debiased linear CKA: the ratio of unbiased HSIC estimates, about 0 for independent features whatever n and d.
@@ -25,8 +27,7 @@ def linear_cka(x: Any, y: Any) -> float:
 
     Returns:
         at most 1 (features equal up to rotation and one scale); slightly negative values are noise around 0. NaN (and
-        a warning in the log) where the features of one side are pure noise for so few samples that the estimate of
-        its own strength is not positive.
+        a warning in the log) where all samples of one side are equally far apart: there is no structure to compare.
 
     Raises:
         TypeError, ValueError: as for `cca`; fewer than 4 samples.
@@ -38,8 +39,9 @@ def linear_cka(x: Any, y: Any) -> float:
         raise ValueError(f"debiased CKA needs at least 4 samples, got {len(left)}.")
     left, right = _centred("x", left), _centred("y", right)
     cross, own_x, own_y = _hsic(left, right), _hsic(left, left), _hsic(right, right)
-    if own_x <= 0 or own_y <= 0:
-        logger.warning("linear CKA is NaN: %d samples do not tell these features from noise", len(left))
+    # Without structure what is left of the strength of a side (at most 1 here) is rounding.
+    if min(own_x, own_y) <= ROUNDING:
+        logger.warning("linear CKA is NaN: the %d samples of one side are all equally far apart", len(left))
         return math.nan
     return min(cross / math.sqrt(own_x * own_y), 1.0)
 
@@ -51,11 +53,12 @@ def _centred(name: str, matrix: torch.Tensor) -> torch.Tensor:
     scale = centred.abs().max()
     if float(scale) == 0:
         raise ValueError(f"expected features that vary over the samples, but {name} is constant.")
-    return centred / scale  # squares of squares would overflow
+    centred = centred / scale  # squares of squares would overflow
+    return centred / centred.square().sum().sqrt()
 
 
 def _hsic(left: torch.Tensor, right: torch.Tensor) -> float:
-    """The unbiased estimate times n (n - 3), of centred features."""
+    """The unbiased estimate times n (n - 3), of centred features whose squares sum to 1."""
     n = len(left)
     if n < min(left.shape[1], right.shape[1]):
         dot = float(((left @ left.T) * (right @ right.T)).sum())

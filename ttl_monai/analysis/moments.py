@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,10 +41,10 @@ class CrossMoments:
         if p < 1 or q < 1:
             raise ValueError(f"expected at least one channel on each side, got p={p}, q={q}.")
         self.p, self.q, self.n = p, q, 0
-        zeros = {"dtype": torch.float64, "device": torch.device(device)}
-        self._mean_x, self._mean_y = torch.zeros(p, **zeros), torch.zeros(q, **zeros)
+        zeros = functools.partial(torch.zeros, dtype=torch.float64, device=torch.device(device))
+        self._mean_x, self._mean_y = zeros(p), zeros(q)
         # Of xx and yy only the lower triangle is kept up to date.
-        self._xx, self._yy, self._xy = (torch.zeros(*size, **zeros) for size in ((p, p), (q, q), (p, q)))
+        self._xx, self._yy, self._xy = zeros(p, p), zeros(q, q), zeros(p, q)
 
     @property
     def device(self) -> torch.device:
@@ -152,12 +153,12 @@ class CrossMoments:
         moments = cls(len(sum_x), len(sum_y), device=xx.device)
         moments.n = round(float(count))
         n = max(moments.n, 1)
-        moments._mean_x, moments._mean_y = sum_x / n, sum_y / n
-        moments._xx = xx - torch.outer(sum_x, sum_x) / n
-        moments._yy = yy - torch.outer(sum_y, sum_y) / n
-        moments._xy = xy - torch.outer(sum_x, sum_y) / n
-        if shift is not None:
-            moments._mean_x, moments._mean_y = moments._mean_x + shift[0], moments._mean_y + shift[1]
+        # Copied into the sums' own memory, whose order BLAS relies on.
+        moments._mean_x.copy_(sum_x / n if shift is None else sum_x / n + shift[0])
+        moments._mean_y.copy_(sum_y / n if shift is None else sum_y / n + shift[1])
+        moments._xx.copy_(xx - torch.outer(sum_x, sum_x) / n)
+        moments._yy.copy_(yy - torch.outer(sum_y, sum_y) / n)
+        moments._xy.copy_(xy - torch.outer(sum_x, sum_y) / n)
         return moments
 
     def sum_over(self, all_reduce: Callable[[torch.Tensor], Any]) -> CrossMoments:
@@ -232,7 +233,9 @@ def match_grids(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
             f"got {tuple(x.shape)} and {tuple(y.shape)}."
         )
     grid = tuple(min(sizes) for sizes in zip(x.shape[2:], y.shape[2:], strict=True))
-    pool = functional.adaptive_avg_pool2d if len(grid) == 2 else functional.adaptive_avg_pool3d
+    pool: Callable[..., torch.Tensor] = (
+        functional.adaptive_avg_pool2d if len(grid) == 2 else functional.adaptive_avg_pool3d
+    )
     left, right = (value if tuple(value.shape[2:]) == grid else pool(value, grid) for value in (x, y))
     return left, right
 

@@ -164,7 +164,7 @@ def pick_transition(
     if not looked_at:
         raise ValueError("expected at least one point with level 'stage' (the network's end is one), got none.")
     limit = _threshold(level, statistic) if threshold is None else threshold
-    per_statistic = {}
+    per_statistic: dict[str, str | None] = {}
     for name in STATISTICS:
         index = _pick([_distinct(each, name, _threshold(level, name)) for each in looked_at], looked_at, level)
         per_statistic[name] = "undetermined" if index is None else looked_at[index].point

@@ -169,7 +169,7 @@ def _eta(cells: Sequence[Cell], ledger: Ledger, states: dict[str, str], workers:
     """Seconds that the open cells may take, from those that are done; None before the first."""
     results = ledger.results()
     seconds = [float(results[cell.key]["seconds"]) for cell in cells if cell.key in results]
-    left = sum(states[cell.key] in ("waiting", "running") for cell in cells)
+    left = sum(states.get(cell.key, "waiting") in ("waiting", "running") for cell in cells)
     return sum(seconds) / len(seconds) * left / workers if seconds else None
 
 
@@ -189,7 +189,7 @@ def _table(cells: Sequence[Cell], states: dict[str, str], title: str, elapsed: f
     rows: dict[str, Counter[str]] = {}
     for cell in cells:
         name = cell.point or "whole network" if cell.kind == "train" else cell.kind
-        rows.setdefault(name, Counter())[states[cell.key]] += 1
+        rows.setdefault(name, Counter())[states.get(cell.key, "waiting")] += 1
     for name, row in rows.items():
         table.add_row(name, *(str(row[state] or "") for state in _STATES))
     return table

@@ -98,12 +98,17 @@ class PatientMoments:
 
     def _exchange(self, before: Features, after: Features, patients: Sequence[str]) -> None:
         """Pair each image with the one before it in the stream, where that is another patient's."""
-        for row, patient in enumerate(patients):
-            if self._last is not None and self._last[0] != patient:
-                group = patient_group(patient, self.groups)
-                for name, _ in self.points:
-                    self._add(self.exchanged, name, group, before[name][row : row + 1], self._last[1][name])
-            self._last = patient, {name: after[name][row : row + 1] for name, _ in self.points}
+        earlier = [self._last[0] if self._last is not None else None, *patients[:-1]]
+        rows: dict[int, list[int]] = defaultdict(list)
+        for row, (patient, other) in enumerate(zip(patients, earlier, strict=True)):
+            if other is not None and other != patient:
+                rows[patient_group(patient, self.groups)].append(row)
+        for name in self.names:
+            first = after[name][:1] if self._last is None else self._last[1][name]
+            shifted = torch.cat([first, after[name][:-1]])
+            for group, chosen in rows.items():
+                self._add(self.exchanged, name, group, before[name][chosen], shifted[chosen])
+        self._last = patients[-1], {name: after[name][-1:] for name in self.names}
 
     def similarities(self, *, variance: float | None = None) -> list[Similarity]:
         """The similarity at each point, with each group of patients left out in turn.

@@ -4,15 +4,17 @@ The baseline is written here from the published description (Raghu et al. 2017):
 array, inverse square roots of the two covariances by `eigh`, one SVD; without its thresholds, which drop directions.
 `pinv` is the same as their program goes about it: a pseudo-inverse of either covariance first, then its square root.
 Each side gets its natural layout, (n, d) ours and (d, n) the baseline, of the same float32 features, and the same
-number of threads. The sides run in turn within each round; a ratio is the median of the rounds' ratios. With one thread
-the clock is the processor time of this process, which a busy machine does not lengthen; with more it is the wall's.
+number of threads; the sides run in turn, in another order each round. With one thread the clock is the processor time
+of this process, which a busy machine lengthens least; with more it is the wall's. `fastest` compares the fastest round
+of either side, `speedup` is the median of the rounds' ratios: the two differ where the machine makes the baseline's
+fresh memory (three times the stacked array) dear, which is no merit of ours, so `fastest` is the number to quote.
 The coefficients must agree, or nothing is reported.
 
 NumPy's covariance is one symmetric BLAS product near the processor's peak, and ours needs the same multiplications:
 what can be saved is the rest (Cholesky factors and singular values alone, for two eigendecompositions and a full SVD),
 which weighs more the fewer samples there are a channel.
 
-    python benchmarks/svcca.py [--rounds 5] [--threads 1] [--out benchmarks/svcca.json]
+    python benchmarks/svcca.py [--rounds 3] [--threads 1] [--out benchmarks/svcca.json]
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ def measure(d: int, n: int, rounds: int, clock: Callable[[], float]) -> dict[str
     worst = 0.0
     for number in range(rounds + 1):
         seconds, results = {}, {}
-        for name, function in runs.items():
+        names = list(runs)
+        for name in names[number % 4 :] + names[: number % 4]:
+            function = runs[name]
             seconds[name], results[name] = timed(function, clock)
         worst = max(worst, *(float(np.abs(results[name] - results["published"]).max()) for name in runs))
         if number:  # the first warms up
@@ -107,10 +111,15 @@ def measure(d: int, n: int, rounds: int, clock: Callable[[], float]) -> dict[str
     def ratio(slow: str, fast: str) -> float:
         return round(statistics.median(row[slow] / row[fast] for row in rows), 2)
 
+    def fastest(slow: str) -> float:
+        return round(min(row[slow] for row in rows) / min(row["ours"] for row in rows), 2)
+
     return {
         "d": d,
         "n": n,
         **{f"{name}_s": round(statistics.median(row[name] for row in rows), 4) for name in runs},
+        "fastest": fastest("published"),
+        "fastest_pinv": fastest("pinv"),
         "speedup": ratio("published", "ours"),
         "speedup_streamed": ratio("published", "streamed"),
         "speedup_over_pinv": ratio("pinv", "ours"),
@@ -121,7 +130,7 @@ def measure(d: int, n: int, rounds: int, clock: Callable[[], float]) -> dict[str
 def main() -> None:
     """Measure, print, and write on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="threads of both sides (default 1)")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     arguments = parser.parse_args()
@@ -133,7 +142,7 @@ def main() -> None:
             rows.append(measure(d, n, arguments.rounds, clock))
             print(rows[-1], flush=True)
     bar = next(row for row in rows if (row["d"], row["n"]) == TARGET)
-    print(f"d = {bar['d']}, n = {bar['n']}: {bar['speedup']} times as fast, {bar['max_difference']:.0e} difference.")
+    print(f"d = {bar['d']}, n = {bar['n']}: {bar['fastest']} times as fast ({bar['speedup']} in the median).")
     if arguments.out:
         versions = {"numpy": np.__version__, "torch": torch.__version__, "machine": platform.machine()}
         record = {"threads": arguments.threads, "rounds": arguments.rounds, **versions, "rows": rows}

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         threading.Thread(target=_follow, args=(arguments.follow,), daemon=True).start()
     ledger = Ledger.join(arguments.storage, study=arguments.study, folder=arguments.out)
-    space, stop = Space.from_json(ledger.space), threading.Event()
+    # The folder as this machine sees it, for datalists and runs.
+    space, stop = replace(Space.from_json(ledger.space), folder=str(ledger.folder)), threading.Event()
     done = work(
         ledger,
         lambda cell, folder: run_cell(space, cell, folder),

@@ -46,7 +46,7 @@ def answer(space, cell, curve, spread=0.0):
     if cell.kind == "probe":
         points = {each["point"] or "whole": {"value": curve[each["point"]] + shift} for each in space.candidates}
         return {"points": points, "seconds": 1.0}
-    return {"pick": "b.2", "reason": "made", "points": [], "seconds": 2.0}
+    return {"pick": "b.2", "determined": True, "reason": "made", "points": [], "seconds": 2.0}
 
 
 def play(method, curve=CURVE, *, failing=(), spread=0.0, probe_curve=None):
@@ -150,7 +150,13 @@ def test_svcca_without_a_transition_picks_nothing():
     method = Svcca(make_space())
     whole, compare = method.space.cell("train", None, 0), method.space.cell("svcca", None, 0)
     results = {whole.key: {"value": 0.8, "seconds": 1.0}}
-    results[compare.key] = {"pick": None, "reason": "too few samples", "points": [], "seconds": 1.0}
+    results[compare.key] = {
+        "pick": None,
+        "determined": False,
+        "reason": "too few samples",
+        "points": [],
+        "seconds": 1.0,
+    }
     assert method.pending(results, frozenset(results)) == []
     outcome = method.outcome(results, frozenset(results))
     assert (outcome.determined, outcome.pick, outcome.reason) == (False, None, "too few samples")
@@ -211,6 +217,10 @@ def test_a_cell_is_another_one_when_anything_that_decides_it_changes():
     assert make_space(folder="elsewhere").cell("train", "b.1", 0) == base
     assert make_space(options={"svcca": {"null": "permute"}}).cell("train", "b.1", 0) == base
     svcca = make_space().cell("svcca", None, 0)
+    fewer = make_space(points=POINTS[:4])
+    assert fewer.cell("train", "b.0", 0) == make_space().cell("train", "b.0", 0)
+    assert fewer.cell("svcca", None, 0) != svcca  # it looks at all candidates
+    assert fewer.cell("probe", None, 0) != make_space().cell("probe", None, 0)
     assert make_space(options={"svcca": {"null": "permute"}}).cell("svcca", None, 0) != svcca
 
 
@@ -252,3 +262,20 @@ def test_without_the_whole_curve_nothing_is_called_a_regret():
     assert document["random"] is None
     assert document["methods"][0]["regret"] is None
     assert document["methods"][0]["mean"] == pytest.approx(0.9)
+
+
+def test_svcca_may_find_that_the_whole_network_is_reused():
+    method = Svcca(make_space())
+    whole, compare = method.space.cell("train", None, 0), method.space.cell("svcca", None, 0)
+    found = {"pick": None, "determined": True, "reason": "reused to the end", "points": [], "seconds": 1.0}
+    results = {whole.key: {"value": 0.8, "seconds": 1.0}, compare.key: found}
+    outcome = method.outcome(results, frozenset(results))
+    assert (outcome.determined, outcome.pick) == (True, None)
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(16, 1, 16), (16, 8, 2), (2, 2, 1), (2, 8, 1), (16, 0, 16)])
+def test_workers_share_the_cores(monkeypatch, cores, workers, threads):
+    from ttl_monai.engines.search import supervise
+
+    monkeypatch.setattr(supervise, "_cores", lambda: cores)
+    assert supervise.threads_of(workers) == threads

@@ -155,7 +155,8 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert "this goes on:\n  ttl search --method exhaustive" in said
+    assert f"this goes on:\n  ttl search --bundle {BUNDLE} --method exhaustive" in said
+    assert f"--out {tmp_path / 'out'}" in said
     finished = {path.name: path.read_bytes() for path in results.glob("*.json")}
     assert 1 <= len(finished) < 6
     listing = shutil.which("ps")

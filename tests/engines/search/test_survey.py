@@ -129,6 +129,8 @@ def test_only_what_is_trained_decides_the_key(look, key, changes, same):
         ({"overlays": ("none.json",)}, "there is no overlay 'none.json'"),
         ({"settings": {**TINY, "max_epohcs": 3}}, "'max_epohcs' is no setting here; did you mean 'max_epochs'"),
         ({"repeats": 3}, "3 repeats were asked of 2 datalists"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"overlays": ("strategy_ttl.json",)}, "a search looks for the cut itself, but the config sets"),
         ({"candidates": ["blocks.9"]}, "expected the name of a truncation point, got 'blocks.9'"),
         ({"train_patients": 99}, "train_patients must be from 2 to"),
     ],

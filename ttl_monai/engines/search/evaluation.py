@@ -40,7 +40,8 @@ def evaluate_choice(
     before = outcome.before_training
     if before is not None:
         probes = [(repeat, folder / "probe" / f"repeat{repeat}") for repeat in range(space.repeats)]
-        runs.append(("PROBE", before.pick, [(repeat, path) for repeat, path in probes if path.is_dir()]))
+        done = {cell.repeat for cell in before.cells if cell.key in results}
+        runs.append(("PROBE", before.pick, [(repeat, path) for repeat, path in probes if repeat in done]))
     metric = space.key_metric.replace("val_", "test_", 1)
     rows = []
     for strategy, point, found in runs:

@@ -251,14 +251,14 @@ class Ledger:
         """Find lost workers and put their cells back into the queue, unless they were lost too often.
 
         A worker is lost when its process on this machine is gone, or when it gave no sign of life for the grace period.
-
-        Returns:
-            How many cells were put back.
+        Returns how many cells were put back.
         """
         self._queue.fail_lost()
         count = 0
         for key, past in self._queue.by_key().items():
             last = past[-1].user_attrs
+            if last["space"] != self._queue.space_id:
+                continue  # of a search with other settings
             if self._state(key, past)[0] == "waiting" and not any(each.state in ACTIVE for each in past):
                 cell = Cell.from_json(last["cell"])
                 self._queue.add(cell, attempt=last["attempt"] + 1, losses=last["losses"] + 1)

@@ -248,7 +248,7 @@ class Svcca(Method):
         if missing:
             return Outcome(self.name, False, None, f"{missing[0]} has failed", cells)
         found = results[self.space.cell("svcca", None, 0).key]
-        return Outcome(self.name, found["pick"] is not None, found["pick"], found["reason"], cells)
+        return Outcome(self.name, found["determined"], found["pick"], found["reason"], cells)
 
 
 METHODS: dict[str, type[Method]] = {each.name: each for each in (TwoStage, Probe, Svcca, Exhaustive)}

@@ -17,7 +17,7 @@ from ttl_monai.engines.search.ledger import Ledger
 from ttl_monai.engines.search.methods import METHODS, Method, Outcome, make_method
 from ttl_monai.engines.search.probe import write_probe_run
 from ttl_monai.engines.search.space import KNOB, Space
-from ttl_monai.engines.search.supervise import Workers, default_workers, wait_for
+from ttl_monai.engines.search.supervise import Workers, default_workers, threads_of, wait_for
 from ttl_monai.engines.search.survey import survey
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.reports import console_table, plot_search, search_table
@@ -94,11 +94,13 @@ class TruncationSearch:
         self.bundle, self.method = Path(bundle), method
         self.folder = Path(output_dir or self.bundle / "eval" / "search").absolute()
         self.rule, self.quorum, self.retry_failed, self.evaluate = rule, quorum, retry_failed, evaluate
-        number, share = default_workers()
-        self.workers = number if workers is None else workers
-        self.threads = share if threads is None else threads
+        self.workers = default_workers() if workers is None else workers
+        self.threads = threads_of(self.workers) if threads is None else threads
         self.storage = storage
-        self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        # As it was typed, with the places of this machine; the record names the command without them.
+        program = "ttl" if command else "python -m monai.bundle"
+        self.again = f"{program} {shlex.join(sys.argv[1:])}"
+        self.command = command or "python -m monai.bundle run --config_file .../search.json"
         self._survey: dict[str, Any] = {
             "folder": self.folder,
             "bundle": self.bundle,
@@ -128,7 +130,7 @@ class TruncationSearch:
         try:
             self._work(method, ledger)
         except KeyboardInterrupt:
-            logger.info("\nStopped. Finished cells are kept; this goes on:\n  %s", self.command)
+            logger.info("\nStopped. Finished cells are kept; this goes on:\n  %s", self.again)
             raise
         ledger.close()
         results = ledger.results()
@@ -192,6 +194,9 @@ class TruncationSearch:
         """Write search.json, its table and its picture, of all methods that have run in this folder."""
         record = self.folder / "search.json"
         before = json.loads(record.read_text()) if record.is_file() else {}
+        identity = [space.identity, *space.manifests]
+        if before.get("identity") != identity:
+            before = {}  # of other data or settings
         names = list(dict.fromkeys([*(row["method"] for row in before.get("methods", [])), self.method]))
         methods = [make_method(name, space, rule=self.rule, quorum=self.quorum) for name in METHODS if name in names]
         document = make_document(
@@ -203,6 +208,7 @@ class TruncationSearch:
             threads=self.threads,
             test=test or before.get("test"),
         )
+        document["identity"] = identity
         write_atomically(record, (json.dumps(document, indent=4) + "\n").encode())
         write_atomically(self.folder / "search.md", search_table(document).encode())
         plot_search(document, self.folder / "search.png")

@@ -73,7 +73,18 @@ class Space:
 
     def cell(self, kind: str, point: str | None, repeat: int) -> Cell:
         """One cell, with the key that names its result."""
-        parts = (self.identity, self.manifests[repeat], kind, point, repeat, self.seed, self.options.get(kind))
+        # An analysis looks at all candidates at once: with others it is another one.
+        looked_at = None if kind == "train" else [(each["point"], each["level"]) for each in self.candidates]
+        parts = (
+            self.identity,
+            self.manifests[repeat],
+            kind,
+            point,
+            repeat,
+            self.seed,
+            self.options.get(kind),
+            looked_at,
+        )
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         return Cell(kind, point, repeat, key)
 

@@ -27,17 +27,18 @@ _MAX_STARTS = 4  # of one worker: one that dies again and again has a fault that
 _STATES = ("done", "running", "waiting", "failed")
 
 
-def default_workers() -> tuple[int, int | None]:
-    """How many workers suit this machine: one a GPU, or up to four that share the CPU's cores.
+def default_workers() -> int:
+    """How many workers suit this machine: one a GPU, or up to four that share the CPU's cores."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else min(4, _cores())
 
-    Returns:
-        (workers, threads of each); threads are None on GPUs.
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.device_count(), None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(4, cores)
-    return workers, cores // workers
+
+def threads_of(workers: int) -> int:
+    """The equal share of this machine's cores that each of so many workers takes."""
+    return max(1, _cores() // max(1, workers))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:

@@ -79,6 +79,11 @@ def survey(
         text = to_json(each).encode()
         write_atomically(folder / names[-1], text)
         manifests.append(_manifest(text, each, data.dataset_dir))
+    if literal(workflow, "network_def").get("truncate_at") is not None:
+        raise ValueError(
+            "a search looks for the cut itself, but the config sets network_def#truncate_at: leave out that setting "
+            "and strategy_ttl.json"
+        )
     content = workflow.parser.get_parsed_content
     parser: Any = workflow.parser
     return Space(
@@ -111,7 +116,9 @@ def survey(
 def _seal_all(
     lists: Sequence[Datalist], repeats: int | None, train_patients: int | None, seed: int
 ) -> list[dict[str, Any]]:
-    number = repeats or (len(lists) if len(lists) > 1 else 3)
+    number = repeats if repeats is not None else len(lists) if len(lists) > 1 else 3
+    if number < 1:
+        raise ValueError(f"repeats must be at least 1, got {number}")
     if 1 < len(lists) < number:
         raise ValueError(
             f"{number} repeats were asked of {len(lists)} datalists: give one datalist a repeat, or a single one from "
@@ -131,9 +138,11 @@ def _seal_all(
 
 
 def _manifest(text: bytes, content: Mapping[str, Any], dataset_dir: Path) -> str:
-    """Hash of a datalist and of the images that it does not name the content of, by size."""
+    """Hash of a datalist and of the images and masks that it does not name the content of, by size."""
     entries = [entry for section in ("training", "validation") for entry in content[section]]
-    sizes = [Path(dataset_dir, each["image"]).stat().st_size for each in entries if "sha256" not in each]
+    files = [each["image"] for each in entries if "sha256" not in each]
+    files += [each["label"] for each in entries if content["task"] == "segmentation"]
+    sizes = [Path(dataset_dir, name).stat().st_size for name in files]
     return hashlib.sha256(text + json.dumps(sizes).encode()).hexdigest()
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         threading.Thread(target=_follow, args=(arguments.follow,), daemon=True).start()
     ledger = Ledger.join(arguments.storage, study=arguments.study, folder=arguments.out)
     # The folder as this machine sees it, for datalists and runs.
-    space, stop = replace(Space.from_json(ledger.space), folder=str(ledger.folder)), threading.Event()
+    space, stop = Space.from_json({**ledger.space, "folder": str(ledger.folder)}), threading.Event()
     done = work(
         ledger,
         lambda cell, folder: run_cell(space, cell, folder),

@@ -196,7 +196,7 @@ def test_command_does_the_cells_of_a_search(ledger, monkeypatch, capsys):
     monkeypatch.setattr(run_cell_module, "run_cell", run_cell)
     monkeypatch.setattr(Space, "from_json", lambda values: values)
     assert main(["worker", "--storage", ledger.url, "--leave-when-empty"]) == 0
-    assert done == [({}, cell.name) for cell in CELLS]
+    assert done == [({"folder": str(ledger.folder)}, cell.name) for cell in CELLS]
     assert "4 cells done" in capsys.readouterr().out
     assert main(["worker", "--storage", ledger.url, "--study", "other"]) == 2
     assert "got 'other'; it has: test" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 from ttl_monai.analysis import mean_std
 from ttl_monai.analysis.transition import THRESHOLDS
 from ttl_monai.engines.search.choice import Score
-from ttl_monai.engines.search.methods import Exhaustive, Method, Outcome, Probe, Results
+from ttl_monai.engines.search.methods import Method, Outcome, Probe, Results
 from ttl_monai.engines.search.space import Space
 
 SCHEMA = 1
@@ -41,7 +41,7 @@ def make_document(
     """
     settled = frozenset({*results, *failures})
     outcomes = [each.outcome(results, settled) for each in methods]
-    reference = _reference(space, methods[0], results)
+    reference = _reference(methods[0], results)
     every = {cell.key: cell for outcome in outcomes for cell in outcome.cells}
     return {
         "schema": SCHEMA,
@@ -64,9 +64,9 @@ def make_document(
     }
 
 
-def _reference(space: Space, method: Method, results: Results) -> dict[str | None, Score] | None:
+def _reference(method: Method, results: Results) -> dict[str | None, Score] | None:
     """The scores of all candidates where all are trained; nothing can be called a regret without them."""
-    every = Exhaustive(space, rule=method.rule, quorum=method.quorum).every()
+    every = method.every()
     scores = {each.point: each for each in method.scores(every, results)}
     return scores if len(scores) == len(every) else None
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.linalg import blas
 from torch.nn import functional
@@ -76,15 +77,12 @@ class CrossMoments:
                 raise ValueError(f"expected finite features, but {bad} channels of {name} hold NaN or infinity.")
         for left, right in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
             # Copies, so that neither the caller's features change nor float32 enters a sum.
-            left, right = (
-                torch.empty_like(
-                    part, dtype=torch.float64, device=self.device, memory_format=torch.contiguous_format
-                ).copy_(part)
-                for part in (left, right)
-            )
-            mean_x, mean_y = left.mean(0), right.mean(0)
-            _add_products(self._xx, self._yy, self._xy, left.sub_(mean_x), right.sub_(mean_y))
-            self._shift_and_count(mean_x, mean_y, len(left))
+            weight = self.n / (self.n + len(left)) * len(left)
+            left, mean_x = _centred(left, self._mean_x, weight)
+            right, mean_y = _centred(right, self._mean_y, weight)
+            _add_products(self._xx, self._yy, self._xy, left, right)
+            self._mean_x, self._mean_y = mean_x, mean_y
+            self.n += len(left) - 1
 
     def _shift_and_count(self, mean_x: torch.Tensor, mean_y: torch.Tensor, n: int) -> None:
         """Move the common mean after centred sums of n samples (negative: taken away) were added."""
@@ -243,6 +241,35 @@ def match_grids(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def _is_finite(value: torch.Tensor) -> bool:
     """Whether no value is NaN or infinite; one pass over them, and a second only if their sum is not finite."""
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+
+
+def _centred(part: torch.Tensor, mean: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples in float64 less their own mean, with a last row for how far that mean lies from the one so far.
+
+    Args:
+        part: (n, d) samples.
+        mean: (d,) mean of the samples before.
+        weight: m n / (m + n) for m samples before: the products of the last row are those by which the sums of two
+            centred sets differ from those of their union.
+
+    Returns:
+        (n + 1, d), and the mean of all samples, (d,).
+    """
+    n = len(part)
+    if mean.device.type != "cpu":
+        values = part.to(mean.device, torch.float64)
+        own = values.mean(0)
+        row = (own - mean) * weight**0.5
+        return torch.cat([values - own, row[None]]), mean + (own - mean) * (1 - weight / n)
+    # NumPy, whose sums take one thread: PyTorch's threads go on spinning for a while after each parallel step, on the
+    # cores that the BLAS products need (on two cores these then take three times as long).
+    array = np.empty((n + 1, part.shape[1]))
+    array[:n] = part.detach().cpu().numpy()
+    average = array[:n].mean(0)
+    array[:n] -= average
+    delta = average - mean.numpy()
+    np.multiply(delta, weight**0.5, out=array[n])
+    return torch.from_numpy(array), torch.from_numpy(mean.numpy() + delta * (1 - weight / n))
 
 
 def _add_products(

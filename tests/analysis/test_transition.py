@@ -77,12 +77,13 @@ def test_both_of_the_papers_picks_follow():
     assert "layer3.5 is the last stage end distinct from random features by overlap (overlap 0.01, then 0.69" in (
         found.reason
     )
-    # The 3D figure has 5,328 samples for the 2,048 channels of layer4: the paper's pick rests on fewer than we ask for.
-    found = pick_transition(digitised(RESNEXT3D), samples_per_channel=2.5)
-    assert (found.point, found.determined) == ("layer3.22", True)
+    # The 3D figure has 5,328 samples for the 2,048 channels of layer4: enough to tell them from random ones, not more.
     found = pick_transition(digitised(RESNEXT3D))
+    assert (found.point, found.determined, found.candidate) == ("layer3.22", True, "layer3.22")
+    assert "layer4.2 has only 2.6 samples a dimension, so a later cut is not excluded" in found.reason
+    found = pick_transition(digitised(RESNEXT3D), samples_per_channel=40)
     assert (found.point, found.determined, found.candidate) == (None, False, "layer3.22")
-    assert "too few samples: 5328 at layer4.2, but its 2048 dimensions need 20480 (10 each)" in found.reason
+    assert "too few samples: 31968 at layer3.22, but its 1024 dimensions need 40960 (40 each)" in found.reason
 
 
 @pytest.mark.parametrize("threshold", [0.62, 0.65, 0.68])
@@ -149,10 +150,10 @@ def test_it_is_undetermined_where_the_first_point_is_random_already(level):
     assert found.per_statistic["overlap"] == "undetermined"
 
 
-@pytest.mark.parametrize(("place", "determined"), [(0, True), (1, False), (2, False), (3, True)])
-def test_samples_count_at_the_two_points_that_decide(place, determined):
+@pytest.mark.parametrize(("place", "too_few"), [(0, None), (1, 199), (2, 40), (3, None)])
+def test_samples_count_at_the_two_points_that_decide(place, too_few):
     points = flat([("a", "stage", 0.1), ("b", "stage", 0.2), ("c", "stage", 0.9), ("d", "stage", 0.9)])
-    for n, expected in ((199, determined), (200, True)):
+    for n, expected in ((2, True),) if too_few is None else ((too_few, False), (too_few + 1, True)):
         changed = [dataclasses.replace(each, n=n) if at == place else each for at, each in enumerate(points)]
         assert pick_transition(changed).determined is expected
     few = [dataclasses.replace(each, n=199, dims=(3, 20)) for each in points]

@@ -143,8 +143,9 @@ def pick_transition(
 
     Undetermined, with the reason, where
     - not even the first point is distinct;
-    - samples are too few: n < samples_per_channel * max(dims) at the point picked or at the one after it, the two that
-      decide (too few samples make the null so wide that anything looks random);
+    - samples are too few: n < samples_per_channel * max(dims) at the point picked, or n <= sum(dims) at the one after
+      it. That one may have fewer a channel (the paper's own 3D figure rests on 2.6), which the reason then says; but
+      with no more samples than dimensions in all, random features correlate up to 1 and nothing is distinct from them;
     - leaving out groups of patients disagrees: with any one group left out, the same rule on the statistics of the
       others picks another point, or none, than it does with all of them. Not looked at where no point has a jackknife.
 
@@ -179,7 +180,8 @@ def pick_transition(
     )
     if doubt:
         return Transition(None, False, doubt, candidate, per_statistic)
-    return Transition(candidate, True, _reason(looked_at, index, statistic, level), candidate, per_statistic)
+    reason = _reason(looked_at, index, statistic, level, samples_per_channel)
+    return Transition(candidate, True, reason, candidate, per_statistic)
 
 
 def _check(similarities: Sequence[Similarity], statistic: str, level: str) -> None:
@@ -223,12 +225,18 @@ def _pick(distinct: Sequence[bool], points: Sequence[Similarity], level: str) ->
 
 
 def _too_few(deciding: Sequence[Similarity], samples_per_channel: float) -> str | None:
-    for each in deciding:
-        needed = samples_per_channel * max(each.dims)
-        if each.n < needed:
+    picked, *after = deciding
+    needed = samples_per_channel * max(picked.dims)
+    if picked.n < needed:
+        return (
+            f"too few samples: {picked.n} at {_name(picked.point)}, but its {max(picked.dims)} dimensions need "
+            f"{needed:.0f} ({samples_per_channel:g} each)"
+        )
+    for each in after:
+        if each.n <= sum(each.dims):
             return (
-                f"too few samples: {each.n} at {_name(each.point)}, but its {max(each.dims)} dimensions need "
-                f"{needed:.0f} ({samples_per_channel:g} each)"
+                f"too few samples: {each.n} at {_name(each.point)} after the pick, {_name(picked.point)}, where random "
+                f"features of {each.dims[0]} and {each.dims[1]} dimensions correlate up to 1"
             )
     return None
 
@@ -249,12 +257,15 @@ def _disagreement(points: Sequence[Similarity], index: int, statistic: str, limi
     )
 
 
-def _reason(points: Sequence[Similarity], index: int, statistic: str, level: str) -> str:
+def _reason(points: Sequence[Similarity], index: int, statistic: str, level: str, samples_per_channel: float) -> str:
     what = "stage end" if level == "stage" else "point"
     reason = f"{_name(points[index].point)} is the last {what} distinct from random features by {statistic}"
     if index + 1 < len(points):
         here, after = points[index], points[index + 1]
         reason += f" (overlap {here.overlap:.2f}, then {after.overlap:.2f} at {_name(after.point)})"
+        if after.n < samples_per_channel * max(after.dims):
+            each = after.n / max(after.dims)
+            reason += f"; {_name(after.point)} has only {each:.1f} samples a dimension, so a later cut is not excluded"
     return reason
 
 

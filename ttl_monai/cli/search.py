@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # Where and how fast, not what: left out of the command that a record names.
-_PLACES = {"verb", "run", "output_dir", "workers", "threads", "storage", "retry_failed", "parser"}
+_PLACES = {"verb", "run", "output_dir", "workers", "threads", "storage", "study", "retry_failed", "parser"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -72,6 +72,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         default="wachter",
         help="svcca: random baseline by the closed form or by exchanging images (default: %(default)s)",
     )
+    parser.add_argument(
+        "--variance",
+        type=float,
+        metavar="SHARE",
+        help="svcca: keep the principal directions with this share of the variance, so that fewer samples suffice "
+        "(default: all directions)",
+    )
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +91,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, help="CPU threads of a worker (default: an equal share)")
     parser.add_argument("--storage", help="queue: sqlite:///FILE or postgresql://USER@HOST/DB (default: in the folder)")
+    parser.add_argument(
+        "--study", default="truncation", help="name of the search, where one database holds many (default: %(default)s)"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="try failed cells again")
     parser.add_argument(
         "--evaluate",
@@ -115,10 +125,11 @@ def run(arguments: argparse.Namespace) -> int:
         rule=arguments.rule,
         quorum=arguments.quorum,
         seed=arguments.seed,
-        svcca={"null": arguments.null},
+        svcca={"null": arguments.null, "variance": arguments.variance},
         workers=arguments.workers,
         threads=arguments.threads,
         storage=arguments.storage,
+        study=arguments.study,
         retry_failed=arguments.retry_failed,
         evaluate=arguments.evaluate,
         command=command_line(arguments),

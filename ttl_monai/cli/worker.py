@@ -34,6 +34,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the search as this machine sees it (default: as it was made)"
     )
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="the bundle as this machine sees it, likewise")
+    parser.add_argument(
+        "--dataset_dir",
+        "--dataset-dir",
+        type=Path,
+        metavar="DIR",
+        help="the images as seen from here, likewise",
+    )
     parser.add_argument("--device", metavar="cpu|cuda:N", help="where to compute (default: as the bundle chooses)")
     parser.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: all)")
     parser.add_argument("--leave-when-empty", action="store_true", help="leave when no cell waits")
@@ -51,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         0; 75 when it was told to stop before the search was over, so that a batch system starts it again.
 
     Raises:
-        ValueError: bad device, number of threads or address, or no such search.
+        ValueError: bad device, number of threads or address, no such search, or other configs or versions here.
         LedgerUnreachable: the queue does not answer; an OSError.
     """
     pin(arguments.device, arguments.threads)
@@ -68,13 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         threading.Thread(target=_follow, args=(arguments.follow,), daemon=True).start()
     ledger = Ledger.join(arguments.storage, study=arguments.study, folder=arguments.out)
-    # The folder as this machine sees it, for datalists and runs.
-    space, stop = Space.from_json({**ledger.space, "folder": str(ledger.folder)}), threading.Event()
+    # The folders as this machine sees them.
+    places = {"folder": ledger.folder, "bundle": arguments.bundle, "dataset_dir": arguments.dataset_dir}
+    here = {name: str(path.absolute()) for name, path in places.items() if path is not None}
+    space, stop = Space.from_json({**ledger.space, **here}), threading.Event()
     done = work(
         ledger,
         lambda cell, folder: run_cell(space, cell, folder),
         stop=stop,
         leave_when_empty=arguments.leave_when_empty,
+        check=space.check_sources,
     )
     print(f"{done} cells done; {'told to stop' if stop.is_set() else 'nothing is left to do'}", flush=True)
     return REQUEUE if stop.is_set() else 0

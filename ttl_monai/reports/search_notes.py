@@ -27,7 +27,8 @@ READING = (
     "Regret: how far the mean lies below the best mean of the exhaustive search. Cost: the recorded time of the cells "
     "that the method asked for, whichever method had them trained. Params and MACs include the head. The probe as the "
     "model is the pretrained network up to the cut, frozen, with the probe as its head. A cut at random: the mean "
-    "regret of the cuts."
+    "regret of the cuts. Repeats are splits of one data set, as in the paper: a patient whom one split tests may train "
+    "in another."
 )
 
 
@@ -61,6 +62,9 @@ def notes(document: Mapping[str, Any], quote: Callable[[str], str]) -> list[str]
     for row in ordered_methods(document):
         if not row["determined"]:
             lines.append(f"{method_name(row['method'])} names no cut: {one_line(row['reason'] or '')}.")
+    if document.get("prepare_seconds"):
+        seconds = document["prepare_seconds"]
+        lines.append(f"Images were decoded and resized once, in {seconds:.1f} s, which no method is charged for.")
     noise = finite((document["random"] or {}).get("std_over_splits"))
     if not math.isnan(noise):
         lines.append(f"The best cut itself varies by {noise:.4f} (standard deviation) over the repeats.")

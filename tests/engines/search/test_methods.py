@@ -89,6 +89,16 @@ def test_one_repeat_has_no_spread_so_the_best_is_chosen():
     assert choose(scores, rule="within-one-std").point == "b"
 
 
+@pytest.mark.parametrize(("quorum", "expected"), [(2 / 3, [0.85, 0.9]), (0.9, [0.85])])
+def test_candidates_are_compared_on_the_repeats_that_they_share(quorum, expected):
+    # Repeat 0 is hard for both, but the larger network has failed there.
+    method = Exhaustive(make_space(repeats=3, points=["a.1"]), quorum=quorum)
+    values = {("a.1", 0): 0.2, ("a.1", 1): 0.8, ("a.1", 2): 0.9, (None, 1): 0.85, (None, 2): 0.95}
+    results = {method.space.cell("train", *place).key: {"value": value} for place, value in values.items()}
+    means = [each.mean for each in method.scores(["a.1", None], results)]
+    assert means == pytest.approx(expected if len(expected) == 2 else [1.9 / 3])
+
+
 def test_two_stage_looks_on_both_sides_of_the_best_stage_end():
     rounds, _, outcome, _ = play(TwoStage(make_space()))
     assert [names(cells) for cells in rounds] == [{"a.1", "b.2", "c.1", None}, {"b.0", "b.1", "c.0"}]

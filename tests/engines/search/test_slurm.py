@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_script_says_what_is_asked_for():
         "--gres=gpu:1",
         "--mem=24G",
         "--time=1-00:00:00",
-        "--signal=B:TERM@120",
+        "--signal=B:USR1@120",
         "--requeue",
         "--open-mode=append",
         "--output=cut-%A_%a.log",
@@ -67,9 +68,10 @@ def test_slurm_accepts_the_script(tmp_path):
     subprocess.run(["sbatch", "--test-only", str(path)], check=True, timeout=60)
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(75, ["requeue 41_3"]), (0, []), (2, [])])
-@pytest.mark.parametrize("signalled", [False, True])
-def test_task_is_queued_again_only_when_its_worker_was_stopped(tmp_path, status, requeued, signalled):
+@pytest.mark.parametrize("status", [75, 0, 2])
+@pytest.mark.parametrize("signalled", [None, signal.SIGUSR1, signal.SIGTERM], ids=["never", "limit", "cancelled"])
+def test_task_is_queued_again_only_when_the_limit_stopped_its_worker(tmp_path, status, signalled):
+    requeued = ["requeue 41_3"] if status == 75 and signalled == signal.SIGUSR1 else []
     # In place of Slurm's command and of the worker: shell scripts that tell what they were given.
     told, ready = tmp_path / "told", tmp_path / "ready"
     told.touch()
@@ -88,7 +90,8 @@ def test_task_is_queued_again_only_when_its_worker_was_stopped(tmp_path, status,
         if signalled:
             while not ready.exists():
                 assert process.poll() is None
-            process.send_signal(signal.SIGTERM)  # to the shell of the script alone, as --signal=B: does
+            time.sleep(0.2)  # until the script has noted the worker's number
+            process.send_signal(signalled)  # to the shell of the script alone, as --signal=B: does
         assert process.wait(timeout=30) == status
     finally:
         process.kill()

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.bundles.conftest import BUNDLES, TINY, write_tiny_data
+from ttl_monai.data import CachedDataset
+from ttl_monai.engines.search.prepare import prepare_images
 from ttl_monai.engines.search.run_cell import train_cell
 from ttl_monai.engines.search.space import Space, config_files
 from ttl_monai.engines.search.survey import survey
@@ -183,6 +185,51 @@ def test_an_undefined_metric_fails_the_cell(look, lists, tmp_path):
     space = look(datalists=[path], repeats=1, dataset_dir=folder)
     with pytest.raises(ValueError, match="no epoch had a finite val_auprc: does the validation section of repeat 0"):
         train_cell(space, space.cell("train", "blocks.0.0", 0), tmp_path / "run")
+
+
+def test_values_that_only_a_band_of_settings_has_decide_the_key(look, lists, tmp_path):
+    bundle = tmp_path / "covid_ttl"
+    shutil.copytree(BUNDLES / "covid_ttl" / "configs", bundle / "configs")
+    own = {**TINY, "cache_dir": str(tmp_path / "cache"), "patience": "$@settings['patience']"}
+    keys = set()
+    for patience in (3, 4):
+        train = json.loads((bundle / "configs" / "train.json").read_text())
+        train["protocol"]["patience"] = patience
+        (bundle / "configs" / "train.json").write_text(json.dumps(train))
+        keys.add(look(bundle=bundle, settings=own).cell("train", None, 0).key)
+    assert len(keys) == 2
+
+
+def test_a_changed_config_is_noticed_before_a_cell_is_trained(look, tmp_path):
+    bundle = tmp_path / "covid_ttl"
+    shutil.copytree(BUNDLES / "covid_ttl" / "configs", bundle / "configs")
+    space = look(bundle=bundle)
+    space.check_sources()
+    path = bundle / "configs" / "train.json"
+    path.write_text(path.read_text().replace('"patience": 5', '"patience": 6'))
+    with pytest.raises(ValueError, match="are not those that the search was begun with"):
+        space.check_sources()
+
+
+def test_another_search_in_the_folder_leaves_the_sealed_lists_of_the_first(look):
+    first = look()
+    before = {name: Path(first.folder, name).read_bytes() for name in first.datalists}
+    second = look(train_patients=4)
+    assert not set(first.datalists) & set(second.datalists)
+    assert {name: Path(first.folder, name).read_bytes() for name in first.datalists} == before
+
+
+def test_images_are_prepared_once_for_all_repeats_and_kinds(look, tmp_path, monkeypatch):
+    space = look()
+    decoded = []
+    original = CachedDataset._tensors
+    monkeypatch.setattr(CachedDataset, "_tensors", lambda self, item: decoded.append(item) or original(self, item))
+    assert prepare_images(space, ("probe", "train"), workers=0) > 0
+    # 16 images of training by its own transforms; 24 of both sections by those of validation.
+    assert len(decoded) == 16 + 24
+    prepare_images(space, ("probe", "train"), workers=0)
+    train_cell(space, space.cell("train", "blocks.0.0", 0), tmp_path / "run")
+    assert len(decoded) == 16 + 24
 
 
 def test_overlays_are_found_by_name_and_by_path(tmp_path):

@@ -54,7 +54,7 @@ def make_document(
         "threads": threads,
         "candidates": list(space.candidates),
         "curve": _curve(space, results),
-        "probe": _probe(space, results),
+        "probe": _probe(space, results, methods[0].quorum),
         "svcca": _svcca(space, results),
         "svcca_threshold": THRESHOLDS["stage", "overlap"],
         "failed": [{"cell": every[key].name, "reason": why} for key, why in failures.items() if key in every],
@@ -100,8 +100,8 @@ def _mean_std(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": _plain(mean), "std": _plain(std)}
 
 
-def _probe(space: Space, results: Results) -> list[dict[str, Any]] | None:
-    curve = Probe(space).curve(results)
+def _probe(space: Space, results: Results, quorum: float) -> list[dict[str, Any]] | None:
+    curve = Probe(space, quorum=quorum).curve(results)
     return [
         {"point": each.point, "values": list(each.values), "mean": _plain(each.mean), "std": _plain(each.std)}
         for each in curve

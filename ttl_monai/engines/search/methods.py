@@ -50,6 +50,7 @@ class Method:
     """
 
     name = ""
+    kinds: tuple[str, ...] = ("train",)  # of its cells
 
     def __init__(self, space: Space, *, rule: str = RULES[0], quorum: float = 2 / 3) -> None:
         if rule not in RULES:
@@ -80,15 +81,25 @@ class Method:
         return [self.space.cell("train", point, repeat) for repeat in range(self.space.repeats) for point in points]
 
     def scores(self, points: Sequence[str | None], results: Results) -> list[Score]:
-        """Trained candidates with enough repeats, in the order of depth."""
-        found = []
+        """Trained candidates with enough repeats, in the order of depth.
+
+        Where cells have failed, all are compared on the repeats that they have in common, since splits differ more than
+        candidates do; on all that each has where these are fewer than the quorum.
+        """
+        enough = self.quorum * self.space.repeats
+        done: dict[str | None, dict[int, float]] = {}
         for each in self.space.candidates:
             if each["point"] in points:
-                keys = [self.space.cell("train", each["point"], repeat).key for repeat in range(self.space.repeats)]
-                values = [float(results[key]["value"]) for key in keys if key in results]
-                if values and len(values) >= self.quorum * self.space.repeats:
-                    found.append(score(each["point"], values))
-        return found
+                cells = [self.space.cell("train", each["point"], repeat) for repeat in range(self.space.repeats)]
+                values = {cell.repeat: float(results[cell.key]["value"]) for cell in cells if cell.key in results}
+                if values and len(values) >= enough:
+                    done[each["point"]] = values
+        common = set.intersection(*(set(values) for values in done.values())) if done else set()
+        shared = common if len(common) >= enough else set(range(self.space.repeats))
+        return [
+            score(point, [value for repeat, value in values.items() if repeat in shared])
+            for point, values in done.items()
+        ]
 
     def decide(self, points: Sequence[str | None], results: Results, cells: Sequence[Cell]) -> Outcome:
         """Choose among trained candidates, or say that too few are done."""
@@ -179,6 +190,7 @@ class Probe(Method):
     """Ours: linear probes on the pretrained features pick a few candidates, and only these are trained."""
 
     name = "probe"
+    kinds = ("probe", "train")
 
     def probes(self) -> list[Cell]:
         """One forward pass a repeat."""
@@ -229,6 +241,7 @@ class Svcca(Method):
     """
 
     name = "svcca"
+    kinds = ("svcca", "train")
 
     def rounds(self, results: Results, settled: frozenset[str]) -> list[list[Cell]]:
         """The whole network, the comparison, the network that it suggests."""

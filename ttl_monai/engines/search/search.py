@@ -15,10 +15,12 @@ from ttl_monai.engines.search.document import make_document
 from ttl_monai.engines.search.evaluation import evaluate_choice
 from ttl_monai.engines.search.ledger import Ledger
 from ttl_monai.engines.search.methods import METHODS, Method, Outcome, make_method
+from ttl_monai.engines.search.prepare import prepare_images
 from ttl_monai.engines.search.probe import write_probe_run
 from ttl_monai.engines.search.space import KNOB, Space
 from ttl_monai.engines.search.supervise import Workers, default_workers, threads_of, wait_for
 from ttl_monai.engines.search.survey import survey
+from ttl_monai.engines.search.transition import svcca_options
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.reports import console_table, plot_search, search_table
 
@@ -47,11 +49,12 @@ class TruncationSearch:
         rule: "within-one-std" (smallest network within one standard deviation of the best) or "best".
         quorum: share of the cells that must be done before a winner is named.
         seed: seed of the first repeat.
-        svcca: arguments of the comparison, such as `{"null": "permute"}`.
+        svcca: arguments of the comparison, such as `{"null": "permute"}` or `{"variance": 0.99}`.
         workers: processes of this machine; None takes one a GPU, or up to four that share the CPU; 0 waits for those
             that `ttl worker` starts elsewhere.
         threads: CPU threads of each.
         storage: address of the queue; default: a SQLite file in `output_dir`.
+        study: name of the search in the queue; one database can hold many.
         retry_failed: try cells again that have failed.
         evaluate: after the choice, open the test section and evaluate the chosen cut and the whole network on it.
         command: the command line that repeats the search, for the record.
@@ -80,6 +83,7 @@ class TruncationSearch:
         workers: int | None = None,
         threads: int | None = None,
         storage: str | None = None,
+        study: str = STUDY,
         retry_failed: bool = False,
         evaluate: bool = False,
         command: str | None = None,
@@ -96,7 +100,8 @@ class TruncationSearch:
         self.rule, self.quorum, self.retry_failed, self.evaluate = rule, quorum, retry_failed, evaluate
         self.workers = default_workers() if workers is None else workers
         self.threads = threads_of(self.workers) if threads is None else threads
-        self.storage = storage
+        self.storage, self.study = storage, study
+        self._prepared = 0.0
         # As it was typed, with the places of this machine; the record names the command without them.
         program = "ttl" if command else "python -m monai.bundle"
         self.again = f"{program} {shlex.join(sys.argv[1:])}"
@@ -112,7 +117,7 @@ class TruncationSearch:
             "train_patients": train_patients,
             "candidates": candidates,
             "seed": seed,
-            "options": {"svcca": dict(svcca or {})},
+            "options": {"svcca": svcca_options(svcca or {})},
         }
 
     def run(self) -> dict[str, Any]:
@@ -125,10 +130,10 @@ class TruncationSearch:
             KeyboardInterrupt: after the workers have stopped and the command that goes on was printed.
         """
         space = survey(**self._survey)
-        ledger = Ledger.create(self.folder, self.storage, study=STUDY, space=space.to_json())
+        ledger = Ledger.create(self.folder, self.storage, study=self.study, space=space.to_json())
         method = make_method(self.method, space, rule=self.rule, quorum=self.quorum)
         try:
-            self._work(method, ledger)
+            self._work(space, method, ledger)
         except KeyboardInterrupt:
             logger.info("\nStopped. Finished cells are kept; this goes on:\n  %s", self.again)
             raise
@@ -141,27 +146,26 @@ class TruncationSearch:
         test = evaluate_choice(space, outcome, results, self.folder) if self.evaluate else None
         return self._report(space, ledger, test)
 
-    def _work(self, method: Method, ledger: Ledger) -> None:
+    def _work(self, space: Space, method: Method, ledger: Ledger) -> None:
         """One round after the other, until the method has all that it needs."""
 
         def settled() -> frozenset[str]:
             return frozenset({*ledger.results(), *ledger.failures()})
 
-        retry, done = (
-            self.retry_failed,
-            settled() - (frozenset(ledger.failures()) if self.retry_failed else frozenset()),
-        )
-        if not method.pending(ledger.results(), done):
+        again = frozenset(ledger.failures()) if self.retry_failed else frozenset()
+        if not method.pending(ledger.results(), settled() - again):
             return
+        if self.workers:  # on other machines the cache may be another
+            self._prepared = prepare_images(space, method.kinds, workers=threads_of(1))
         log_dir = self.folder / "logs"
         with Workers(ledger, number=self.workers, threads=self.threads, log_dir=log_dir) as workers:
             if not workers.number:
                 logger.info("Waiting for workers: ttl worker --storage %s --study %s", ledger.url, ledger.study)
-            while cells := method.pending(ledger.results(), done):
-                ledger.enqueue(cells, retry_failed=retry)
+            while cells := method.pending(ledger.results(), settled() - again):
+                ledger.enqueue(cells, retry_failed=self.retry_failed)
                 kinds = {"probe": "probes", "svcca": "comparison", "train": "trainings"}
                 wait_for(cells, ledger, workers, title=f"{method.name}, {kinds[cells[0].kind]}", settled=settled)
-                retry, done = False, settled()
+                again -= {cell.key for cell in cells}  # once each
 
     def _write_choice(self, space: Space, outcome: Outcome) -> None:
         """The ready overlay of the chosen cut."""
@@ -209,6 +213,7 @@ class TruncationSearch:
             test=test or before.get("test"),
         )
         document["identity"] = identity
+        document["prepare_seconds"] = round(max(self._prepared, before.get("prepare_seconds", 0.0)), 1)
         write_atomically(record, (json.dumps(document, indent=4) + "\n").encode())
         write_atomically(self.folder / "search.md", search_table(document).encode())
         plot_search(document, self.folder / "search.png")

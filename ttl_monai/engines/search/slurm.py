@@ -88,7 +88,7 @@ def _lines(job: Job) -> list[str]:
         *([f"--gres=gpu:{job.gpus}"] if job.gpus else []),
         f"--mem={job.memory}",
         f"--time={job.time}",
-        "--signal=B:TERM@120",
+        "--signal=B:USR1@120",
         "--requeue",
         "--open-mode=append",
         f"--output={job.name}-%A_%a.log",
@@ -104,17 +104,21 @@ _TEMPLATE = """\
 {lines}
 
 set -u
+worker= requeue=0
+stop() {{ [ -z "$worker" ] || kill -TERM "$worker" 2>/dev/null; }}
+# Two minutes before the limit: the worker gives its cell back to the queue and stops, and the task is queued again.
+trap 'requeue=1; stop' USR1
+# Cancelled or preempted (then Slurm itself queues it again, or not): the worker stops in the same way.
+trap stop TERM INT
 {command} &
 worker=$!
-# Two minutes before the limit, or when the task is preempted: the worker gives its cell back to the queue and stops.
-trap 'kill -TERM "$worker" 2>/dev/null' TERM INT
 wait "$worker"
 status=$?
 while kill -0 "$worker" 2>/dev/null; do # the first wait ended with the signal
     wait "$worker"
     status=$?
 done
-if [ "$status" -eq 75 ]; then # stopped while the search goes on
+if [ "$status" -eq 75 ] && [ "$requeue" -eq 1 ]; then # stopped by the limit while the search goes on
     scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
 exit "$status"

@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import monai
+import torch
 from monai.bundle import ConfigWorkflow
 
+import ttl_monai
 from ttl_monai.engines.search.cells import Cell
 from ttl_monai.engines.workflow import told_cause
 
@@ -36,6 +39,7 @@ class Space:
         candidates: truncation points in the order of depth, the whole network (point None) last, each with its
             level, channels, params and macs, those of the head included.
         identity: hash of the config and of the versions of what trains it.
+        sources: hash of the config files and of those versions, which workers check; empty: nothing to check.
         header: dataset, backbone, weights and the like, for the reports.
         seed: seed of the first repeat; each has its own.
         options: what an analysis is asked for, by its kind of cell.
@@ -53,6 +57,7 @@ class Space:
     candidates: tuple[dict[str, Any], ...]
     identity: str
     header: dict[str, Any]
+    sources: str = ""
     seed: int = 0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -87,6 +92,19 @@ class Space:
         )
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         return Cell(kind, point, repeat, key)
+
+    def check_sources(self) -> None:
+        """See whether this process would train what the search was begun with.
+
+        Raises:
+            ValueError: a config of the bundle was changed since, or other versions are installed here.
+        """
+        if self.sources and sources_hash(self.bundle, self.overlays) != self.sources:
+            raise ValueError(
+                f"the configs in {self.bundle} or the versions are not those that the search "
+                f"was begun with (here: {', '.join(' '.join(pair) for pair in _versions())}). Start `ttl search` again "
+                "after a change; install the same versions on every machine."
+            )
 
     def points(self, level: str | None = None) -> list[str]:
         """Names of the candidates, without the whole network.
@@ -144,6 +162,19 @@ def config_files(bundle: str | Path, overlays: Sequence[str], entry: str = "trai
             raise ValueError(f"there is no overlay {name!r}, neither in {configs} nor as a file of that path")
         files.append(found[0])
     return [str(path.absolute()) for path in files]
+
+
+def sources_hash(bundle: str | Path, overlays: Sequence[str]) -> str:
+    """Hash of the config files as they are, and of the versions that decide the numbers."""
+    digest = hashlib.sha256(json.dumps(_versions()).encode())
+    for path in config_files(bundle, overlays):
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _versions() -> list[tuple[str, str]]:
+    modules = (("ttl-monai", ttl_monai), ("monai", monai), ("torch", torch))
+    return [(name, str(module.__version__).partition("+")[0]) for name, module in modules]
 
 
 @contextmanager

@@ -138,6 +138,9 @@ def wait_for(
         title: what the round is, for the table.
         settled: keys of all finished and failed cells.
         poll_s: seconds between two looks.
+
+    Raises:
+        RuntimeError: another search has begun or ended in the same folder, or all workers have died.
     """
     console = Console(stderr=True)
     started, keys, told = time.monotonic(), [cell.key for cell in cells], -1
@@ -159,6 +162,11 @@ def wait_for(
                 told = count
             if all(key in done for key in keys):
                 return
+            if not ledger.is_open:  # its workers have left, and nobody would do the rest
+                raise RuntimeError(
+                    f"another search was begun or ended in {ledger.folder} while this one was running: one at a time. "
+                    "Finished cells are kept; start it again when the other is over, or give another --out."
+                )
             workers.mend()
             time.sleep(poll_s)
     finally:

@@ -18,7 +18,7 @@ import ttl_monai
 from ttl_monai.data.build import to_json
 from ttl_monai.data.datalist import Datalist
 from ttl_monai.data.seal import seal
-from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet
+from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet, sources_hash
 from ttl_monai.engines.workflow import literal
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.networks import count_macs, count_params, list_points
@@ -75,8 +75,9 @@ def survey(
     (folder / "datalists").mkdir(parents=True, exist_ok=True)
     names, manifests = [], []
     for repeat, each in enumerate(sealed):
-        names.append(f"datalists/repeat{repeat}.json")
         text = to_json(each).encode()
+        # Named by content: workers of an earlier search in this folder go on reading what they began with.
+        names.append(f"datalists/repeat{repeat}-{hashlib.sha256(text).hexdigest()[:8]}.json")
         write_atomically(folder / names[-1], text)
         manifests.append(_manifest(text, each, data.dataset_dir))
     if literal(workflow, "network_def").get("truncate_at") is not None:
@@ -98,6 +99,7 @@ def survey(
         key_metric=next(iter(parser["validate#key_metric"])),
         candidates=tuple(_candidates(workflow, candidates)),
         identity=_identity(workflow),
+        sources=sources_hash(bundle, overlays),
         header={
             "dataset": data.name,
             "bundle": bundle.name,
@@ -158,7 +160,7 @@ def _identity(workflow: ConfigWorkflow) -> str:
     config = {name: plain(value) for name, value in merged.items() if name not in _NO_PART}
     for name in ("spatial_size", "batch_size", "max_epochs", "learning_rate"):
         config[name] = workflow.parser.get_parsed_content(name)
-    config["settings"] = None  # the values above are what it gives
+    config["settings"] = plain(workflow.parser.get_parsed_content("settings"))  # of `demo` or of `protocol`
     config["network_def"] = {**literal(workflow, "network_def"), "truncate_at": None}
     versions = (ttl_monai.__version__, monai.__version__, torch.__version__.partition("+")[0])
     return hashlib.sha256(json.dumps([config, versions], sort_keys=True, default=str).encode()).hexdigest()

@@ -50,7 +50,7 @@ def svcca_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
         ValueError: an unknown option, or a repeat whose whole network is not trained.
     """
     started = time.perf_counter()
-    options = _options(space.options.get(cell.kind, {}))
+    options = svcca_options(space.options.get(cell.kind, {}))
     run = _whole_run(space, cell.repeat)
     # As an override of the data set's items, the images come with the cache and the transforms of the bundle.
     both = {"validate#dataset#data": "$@data.section('training') + @data.section('validation')"}
@@ -97,7 +97,12 @@ def svcca_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+def svcca_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of the comparison, with the defaults of what was not.
+
+    Raises:
+        ValueError: an unknown option.
+    """
     unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
         raise ValueError(f"svcca takes {', '.join(OPTIONS)}, got {', '.join(unknown)}")

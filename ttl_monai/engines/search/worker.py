@@ -31,6 +31,7 @@ def work(
     poll_s: float = 1.0,
     stop: threading.Event | None = None,
     leave_when_empty: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Do cells of a search until it is over.
 
@@ -44,6 +45,7 @@ def work(
         poll_s: seconds between two looks at an empty queue.
         stop: when set, the worker stops after the cell at hand. It is set here when a signal stopped the worker.
         leave_when_empty: leave when nothing waits, not only when the search is closed.
+        check: called before a cell is taken; what it raises ends the worker and fails no cell.
 
     Returns:
         The number of cells whose result was accepted.
@@ -54,6 +56,7 @@ def work(
     worker, stop, done = worker or worker_id(), stop or threading.Event(), 0
     with _listen() as signals:
         while not (signals.heard or stop.is_set()):
+            check()
             ledger.reap()
             claim = ledger.claim(worker)
             if claim is not None:

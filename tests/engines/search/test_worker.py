@@ -186,6 +186,33 @@ def test_sign_of_life_keeps_a_long_cell(tmp_path):
     assert not any(reaped)
 
 
+class Unchecked(dict):
+    """In place of a space: its values as they came."""
+
+    def check_sources(self):
+        """Nothing to check."""
+
+
+def test_command_sees_the_folders_as_this_machine_does(ledger, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(run_cell_module, "run_cell", lambda space, *_: seen.append(dict(space)) or {"value": 1.0})
+    monkeypatch.setattr(Space, "from_json", Unchecked)
+    words = ["--bundle", str(tmp_path / "b"), "--dataset_dir", str(tmp_path / "d")]
+    assert main(["worker", "--storage", ledger.url, "--leave-when-empty", *words]) == 0
+    assert (seen[0]["bundle"], seen[0]["dataset_dir"]) == (str(tmp_path / "b"), str(tmp_path / "d"))
+
+
+def test_command_takes_nothing_where_configs_or_versions_differ(ledger, monkeypatch, capsys):
+    class Other(dict):
+        def check_sources(self):
+            raise ValueError("not those that the search was begun with")
+
+    monkeypatch.setattr(Space, "from_json", Other)
+    assert main(["worker", "--storage", ledger.url, "--leave-when-empty"]) == 2
+    assert "not those that the search was begun with" in capsys.readouterr().err
+    assert set(states(ledger)) == {"waiting"}
+
+
 def test_command_does_the_cells_of_a_search(ledger, monkeypatch, capsys):
     done = []
 
@@ -194,7 +221,7 @@ def test_command_does_the_cells_of_a_search(ledger, monkeypatch, capsys):
         return {"value": 1.0}
 
     monkeypatch.setattr(run_cell_module, "run_cell", run_cell)
-    monkeypatch.setattr(Space, "from_json", lambda values: values)
+    monkeypatch.setattr(Space, "from_json", Unchecked)
     assert main(["worker", "--storage", ledger.url, "--leave-when-empty"]) == 0
     assert done == [({"folder": str(ledger.folder)}, cell.name) for cell in CELLS]
     assert "4 cells done" in capsys.readouterr().out
@@ -204,7 +231,7 @@ def test_command_does_the_cells_of_a_search(ledger, monkeypatch, capsys):
 
 def test_command_that_is_stopped_asks_to_be_started_again(ledger, monkeypatch):
     monkeypatch.setattr(run_cell_module, "run_cell", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(30))
-    monkeypatch.setattr(Space, "from_json", lambda values: values)
+    monkeypatch.setattr(Space, "from_json", Unchecked)
     assert main(["worker", "--storage", ledger.url]) == worker_command.REQUEUE == 75
     assert set(states(ledger)) == {"waiting"}
 

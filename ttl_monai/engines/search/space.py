@@ -102,7 +102,7 @@ class Space:
         if self.sources and sources_hash(self.bundle, self.overlays) != self.sources:
             raise ValueError(
                 f"the configs in {self.bundle} or the versions are not those that the search "
-                f"was begun with (here: {', '.join(' '.join(pair) for pair in _versions())}). Start `ttl search` again "
+                f"was begun with (here: {', '.join(' '.join(pair) for pair in versions())}). Start `ttl search` again "
                 "after a change; install the same versions on every machine."
             )
 
@@ -166,13 +166,14 @@ def config_files(bundle: str | Path, overlays: Sequence[str], entry: str = "trai
 
 def sources_hash(bundle: str | Path, overlays: Sequence[str]) -> str:
     """Hash of the config files as they are, and of the versions that decide the numbers."""
-    digest = hashlib.sha256(json.dumps(_versions()).encode())
+    digest = hashlib.sha256(json.dumps(versions()).encode())
     for path in config_files(bundle, overlays):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _versions() -> list[tuple[str, str]]:
+def versions() -> list[tuple[str, str]]:
+    """Names and versions of what decides the numbers of a training."""
     modules = (("ttl-monai", ttl_monai), ("monai", monai), ("torch", torch))
     return [(name, str(module.__version__).partition("+")[0]) for name, module in modules]
 

@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.bundle.config_parser import ConfigParser
 from torch import nn
 
-import ttl_monai
 from ttl_monai.data.build import to_json
 from ttl_monai.data.datalist import Datalist
 from ttl_monai.data.seal import seal
-from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet, sources_hash
+from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet, sources_hash, versions
 from ttl_monai.engines.workflow import literal
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.networks import count_macs, count_params, list_points
@@ -162,8 +160,8 @@ def _identity(workflow: ConfigWorkflow) -> str:
         config[name] = workflow.parser.get_parsed_content(name)
     config["settings"] = plain(workflow.parser.get_parsed_content("settings"))  # of `demo` or of `protocol`
     config["network_def"] = {**literal(workflow, "network_def"), "truncate_at": None}
-    versions = (ttl_monai.__version__, monai.__version__, torch.__version__.partition("+")[0])
-    return hashlib.sha256(json.dumps([config, versions], sort_keys=True, default=str).encode()).hexdigest()
+    numbers = [number for _, number in versions()]
+    return hashlib.sha256(json.dumps([config, numbers], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _candidates(workflow: ConfigWorkflow, names: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -77,20 +77,16 @@ class CrossMoments:
                 raise ValueError(f"expected finite features, but {bad} channels of {name} hold NaN or infinity.")
         for left, right in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
             # Copies, so that neither the caller's features change nor float32 enters a sum.
-            weight = self.n / (self.n + len(left)) * len(left)
-            left, mean_x = _centred(left, self._mean_x, weight)
-            right, mean_y = _centred(right, self._mean_y, weight)
-            _add_products(self._xx, self._yy, self._xy, left, right)
-            self._mean_x, self._mean_y = mean_x, mean_y
-            self.n += len(left) - 1
+            x_part, mean_x = _centred(left, self.device)
+            y_part, mean_y = _centred(right, self.device)
+            _add_products(self._xx, self._yy, self._xy, x_part, y_part)
+            self._shift_and_count(mean_x, mean_y, len(x_part))
 
     def _shift_and_count(self, mean_x: torch.Tensor, mean_y: torch.Tensor, n: int) -> None:
         """Move the common mean after centred sums of n samples (negative: taken away) were added."""
         total = self.n + n
-        delta_x, delta_y, weight = mean_x - self._mean_x, mean_y - self._mean_y, self.n * n / total
-        self._xx.addr_(delta_x, delta_x, alpha=weight)
-        self._yy.addr_(delta_y, delta_y, alpha=weight)
-        self._xy.addr_(delta_x, delta_y, alpha=weight)
+        delta_x, delta_y = mean_x - self._mean_x, mean_y - self._mean_y
+        _add_outer(self._xx, self._yy, self._xy, delta_x, delta_y, self.n * n / total)
         self._mean_x += delta_x * (n / total)
         self._mean_y += delta_y * (n / total)
         self.n = total
@@ -238,38 +234,33 @@ def match_grids(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return left, right
 
 
+def _array(value: torch.Tensor) -> np.ndarray:
+    """The values as NumPy sees them, which knows no bfloat16."""
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
 def _is_finite(value: torch.Tensor) -> bool:
     """Whether no value is NaN or infinite; one pass over them, and a second only if their sum is not finite."""
+    if value.device.type == "cpu":  # see _centred
+        array = _array(value)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def _centred(part: torch.Tensor, mean: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples in float64 less their own mean, with a last row for how far that mean lies from the one so far.
-
-    Args:
-        part: (n, d) samples.
-        mean: (d,) mean of the samples before.
-        weight: m n / (m + n) for m samples before: the products of the last row are those by which the sums of two
-            centred sets differ from those of their union.
-
-    Returns:
-        (n + 1, d), and the mean of all samples, (d,).
-    """
-    n = len(part)
-    if mean.device.type != "cpu":
-        values = part.to(mean.device, torch.float64)
-        own = values.mean(0)
-        row = (own - mean) * weight**0.5
-        return torch.cat([values - own, row[None]]), mean + (own - mean) * (1 - weight / n)
+def _centred(part: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples (n, d) in float64 less their mean, and the mean (d,)."""
+    if device.type != "cpu":
+        values = part.to(device, torch.float64)
+        average = values.mean(0)
+        return values - average, average
     # NumPy, whose sums take one thread: PyTorch's threads go on spinning for a while after each parallel step, on the
     # cores that the BLAS products need (on two cores these then take three times as long).
-    array = np.empty((n + 1, part.shape[1]))
-    array[:n] = part.detach().cpu().numpy()
-    average = array[:n].mean(0)
-    array[:n] -= average
-    delta = average - mean.numpy()
-    np.multiply(delta, weight**0.5, out=array[n])
-    return torch.from_numpy(array), torch.from_numpy(mean.numpy() + delta * (1 - weight / n))
+    array = _array(part).astype(np.float64)
+    mean = array.mean(0)
+    array -= mean
+    return torch.from_numpy(array), torch.from_numpy(mean)
 
 
 def _add_products(
@@ -288,6 +279,21 @@ def _add_products(
     blas.dsyrk(1.0, x, c=xx.numpy().T, lower=0, **columns)
     blas.dsyrk(1.0, y, c=yy.numpy().T, lower=0, **columns)
     blas.dgemm(1.0, y, x, c=xy.numpy().T, trans_b=1, **columns)
+
+
+def _add_outer(
+    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor, left: torch.Tensor, right: torch.Tensor, weight: float
+) -> None:
+    """Add the outer products of two vectors, times a weight, to the sums of products in place."""
+    if xx.device.type != "cpu":
+        xx.addr_(left, left, alpha=weight)
+        yy.addr_(right, right, alpha=weight)
+        xy.addr_(left, right, alpha=weight)
+        return
+    x, y = left.numpy(), right.numpy()
+    blas.dsyr(weight, x, a=xx.numpy().T, lower=0, overwrite_a=1)
+    blas.dsyr(weight, y, a=yy.numpy().T, lower=0, overwrite_a=1)
+    blas.dger(weight, y, x, a=xy.numpy().T, overwrite_a=1)
 
 
 def _whole(lower: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,21 @@ def test_worker_stays_until_the_search_is_closed(ledger):
     timer.join()
 
 
+def test_worker_that_fails_its_check_gives_the_cell_back(ledger):
+    looks = []
+
+    def check():
+        looks.append(len(looks))
+        if len(looks) == 3:
+            raise ValueError("not those that the search was begun with")
+
+    with pytest.raises(ValueError, match="not those"):
+        work(ledger, lambda *_: {"value": 1.0}, check=check)
+    assert states(ledger) == ["done", "done", "waiting", "waiting"]
+    assert work(ledger, lambda *_: {"value": 1.0}, check=lambda: looks.append(3), leave_when_empty=True) == 2
+    assert len(looks) == 5  # once a cell, not once a look at the queue
+
+
 def test_worker_takes_cells_that_come_late(ledger):
     done = []
 

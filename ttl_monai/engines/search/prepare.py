@@ -30,18 +30,21 @@ def prepare_images(space: Space, kinds: Iterable[str], *, workers: int) -> float
         The seconds that it took; next to none where the cache is full, or the bundle has none.
     """
     started = time.perf_counter()
-    wanted = {pair for kind in kinds for pair in READS.get(kind, _ANALYSIS)}
-    for part, sections in sorted(wanted):
-        items: dict[str, dict[str, Any]] = {}
-        for repeat in range(space.repeats):
-            workflow = space.open_workflow(repeat, output_dir=space.folder)
-            data, dataset = (workflow.parser.get_parsed_content(name) for name in ("data", f"{part}#dataset"))
-            items |= {item["image"]: item for section in sections for item in data.section(section)}
+    wanted = sorted({pair for kind in kinds for pair in READS.get(kind, _ANALYSIS)})
+    datasets: dict[str, Any] = {}
+    items: dict[str, dict[str, dict[str, Any]]] = {part: {} for part, _ in wanted}
+    for repeat in range(space.repeats):
+        content = space.open_workflow(repeat, output_dir=space.folder).parser.get_parsed_content
+        for part, sections in wanted:
+            datasets[part] = content(f"{part}#dataset")
+            # By image: repeats share most of them.
+            items[part] |= {item["image"]: item for name in sections for item in content("data").section(name)}
+    for part, dataset in datasets.items():
         if not isinstance(dataset, CachedDataset) or dataset.cache_dir is None:
             continue
-        dataset.set_data(list(items.values()))
+        dataset.set_data(list(items[part].values()))
         # Item by item, thrown away: the reading itself fills the cache.
-        loader = DataLoader(dataset, batch_size=None, num_workers=workers if len(items) > 64 else 0)
-        for _ in tqdm(loader, total=len(items), desc=f"images, {part}", leave=False, disable=None):
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers if len(dataset) > 64 else 0)
+        for _ in tqdm(loader, total=len(dataset), desc=f"images, {part}", leave=False, disable=None):
             pass
     return time.perf_counter() - started

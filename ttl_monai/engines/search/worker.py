@@ -31,7 +31,7 @@ def work(
     poll_s: float = 1.0,
     stop: threading.Event | None = None,
     leave_when_empty: bool = False,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None = None,
 ) -> int:
     """Do cells of a search until it is over.
 
@@ -45,7 +45,7 @@ def work(
         poll_s: seconds between two looks at an empty queue.
         stop: when set, the worker stops after the cell at hand. It is set here when a signal stopped the worker.
         leave_when_empty: leave when nothing waits, not only when the search is closed.
-        check: called before a cell is taken; what it raises ends the worker and fails no cell.
+        check: called for each cell that was taken; what it raises gives the cell back and ends the worker.
 
     Returns:
         The number of cells whose result was accepted.
@@ -56,10 +56,11 @@ def work(
     worker, stop, done = worker or worker_id(), stop or threading.Event(), 0
     with _listen() as signals:
         while not (signals.heard or stop.is_set()):
-            check()
             ledger.reap()
             claim = ledger.claim(worker)
             if claim is not None:
+                if check is not None:
+                    _check(ledger, claim, check)
                 done += _do(ledger, claim, run, signals)
             elif leave_when_empty or not ledger.is_open:
                 break
@@ -121,6 +122,14 @@ def _wait(seconds: float, stop: threading.Event, signals: _Signals) -> None:
     # In slices: a handler must not set an Event, since the main thread may hold its lock.
     while time.monotonic() < end and not (signals.heard or stop.is_set()):
         time.sleep(min(0.1, seconds))
+
+
+def _check(ledger: Ledger, claim: Claim, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except Exception:
+        ledger.release(claim)
+        raise
 
 
 def _do(ledger: Ledger, claim: Claim, run: Run, signals: _Signals) -> bool:

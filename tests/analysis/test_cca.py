@@ -218,7 +218,7 @@ def test_pwcca_of_singular_features_has_the_same_weights():
     np.testing.assert_allclose(doubled.weights, pwcca(x, y).weights, atol=1e-8)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
 def test_tensors_of_any_real_type_are_taken_and_left_as_they_are(dtype):
     x, y = (torch.from_numpy(each * 10).to(dtype) for each in related())
     kept = x.clone()

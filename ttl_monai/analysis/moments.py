@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,14 +43,14 @@ class CrossMoments:
             raise ValueError(f"expected at least one channel on each side, got p={p}, q={q}.")
         self.p, self.q, self.n = p, q, 0
         zeros = functools.partial(torch.zeros, dtype=torch.float64, device=torch.device(device))
-        self._mean_x, self._mean_y = zeros(p), zeros(q)
-        # Of xx and yy only the lower triangle is kept up to date.
-        self._xx, self._yy, self._xy = zeros(p, p), zeros(q, q), zeros(p, q)
+        # Of x and y side by side: one symmetric product, which BLAS deals out to threads better than three smaller
+        # ones. Only the lower triangle is kept up to date.
+        self._mean, self._products = zeros(p + q), zeros(p + q, p + q)
 
     @property
     def device(self) -> torch.device:
         """Where the sums are."""
-        return self._xx.device
+        return self._products.device
 
     @torch.no_grad()
     def update(self, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -69,26 +69,22 @@ class CrossMoments:
                 raise ValueError(f"expected {name} of shape (n, {channels}), got {tuple(value.shape)}.")
         if len(x) != len(y):
             raise ValueError(f"expected as many samples in x as in y, got {len(x)} and {len(y)}.")
-        if len(x) == 0:
-            return
         for name, value in (("x", x), ("y", y)):
             if not _is_finite(value):
                 bad = int((~torch.isfinite(value)).any(0).sum())
                 raise ValueError(f"expected finite features, but {bad} channels of {name} hold NaN or infinity.")
+        if len(x) == 0:
+            return
         for left, right in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
-            # Copies, so that neither the caller's features change nor float32 enters a sum.
-            x_part, mean_x = _centred(left, self.device)
-            y_part, mean_y = _centred(right, self.device)
-            _add_products(self._xx, self._yy, self._xy, x_part, y_part)
-            self._shift_and_count(mean_x, mean_y, len(x_part))
+            mean = _add_centred(self._products, left, right)
+            self._shift_and_count(mean, len(left))
 
-    def _shift_and_count(self, mean_x: torch.Tensor, mean_y: torch.Tensor, n: int) -> None:
-        """Move the common mean after centred sums of n samples (negative: taken away) were added."""
+    def _shift_and_count(self, mean: torch.Tensor, n: int) -> None:
+        """Move the mean after centred products of n samples (negative: taken away) were added."""
         total = self.n + n
-        delta_x, delta_y = mean_x - self._mean_x, mean_y - self._mean_y
-        _add_outer(self._xx, self._yy, self._xy, delta_x, delta_y, self.n * n / total)
-        self._mean_x += delta_x * (n / total)
-        self._mean_y += delta_y * (n / total)
+        delta = mean - self._mean
+        _add_outer(self._products, delta, self.n * n / total)
+        self._mean += delta * (n / total)
         self.n = total
 
     def _combine(self, other: CrossMoments, sign: int) -> CrossMoments:
@@ -99,9 +95,8 @@ class CrossMoments:
             raise ValueError(f"cannot take {other.n} samples from {self.n}: a part must be smaller than the whole.")
         if other.n:
             part = other.to(self.device)
-            for mine, theirs in zip((result._xx, result._yy, result._xy), (part._xx, part._yy, part._xy), strict=True):
-                mine.add_(theirs, alpha=sign)
-            result._shift_and_count(part._mean_x, part._mean_y, sign * part.n)
+            result._products.add_(part._products, alpha=sign)
+            result._shift_and_count(part._mean, sign * part.n)
         return result
 
     def __add__(self, other: CrossMoments) -> CrossMoments:
@@ -114,46 +109,9 @@ class CrossMoments:
         """A copy on another device."""
         copied = CrossMoments(self.p, self.q, device=device)
         copied.n = self.n
-        for name in ("_mean_x", "_mean_y", "_xx", "_yy", "_xy"):
-            getattr(copied, name).copy_(getattr(self, name))
+        copied._mean.copy_(self._mean)
+        copied._products.copy_(self._products)
         return copied
-
-    def tensors(self, shift: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, ...]:
-        """Plain sums, which may be added over processes: count, sums of x, y and of the products xx, yy, xy.
-
-        Args:
-            shift: ((p,), (q,)) subtracted from every sample first, the same in all processes; zeros by default,
-                which costs digits where means are large beside the spread (`sum_over` takes the common mean).
-        """
-        mean_x, mean_y = (
-            (self._mean_x, self._mean_y) if shift is None else (self._mean_x - shift[0], self._mean_y - shift[1])
-        )
-        count = torch.tensor(float(self.n), dtype=torch.float64, device=self.device)
-        return (
-            count,
-            self.n * mean_x,
-            self.n * mean_y,
-            _whole(self._xx) + self.n * torch.outer(mean_x, mean_x),
-            _whole(self._yy) + self.n * torch.outer(mean_y, mean_y),
-            self._xy + self.n * torch.outer(mean_x, mean_y),
-        )
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Sequence[torch.Tensor], shift: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> CrossMoments:
-        """The moments whose `tensors(shift)` these are."""
-        count, sum_x, sum_y, xx, yy, xy = tensors
-        moments = cls(len(sum_x), len(sum_y), device=xx.device)
-        moments.n = round(float(count))
-        n = max(moments.n, 1)
-        # Copied into the sums' own memory, whose order BLAS relies on.
-        moments._mean_x.copy_(sum_x / n if shift is None else sum_x / n + shift[0])
-        moments._mean_y.copy_(sum_y / n if shift is None else sum_y / n + shift[1])
-        moments._xx.copy_(xx - torch.outer(sum_x, sum_x) / n)
-        moments._yy.copy_(yy - torch.outer(sum_y, sum_y) / n)
-        moments._xy.copy_(xy - torch.outer(sum_x, sum_y) / n)
-        return moments
 
     def sum_over(self, all_reduce: Callable[[torch.Tensor], Any]) -> CrossMoments:
         """The moments of all processes together, without loss of digits; every process must call it.
@@ -161,10 +119,14 @@ class CrossMoments:
         Args:
             all_reduce: returns the sum of a tensor over the processes, as `ignite.distributed.all_reduce` does.
         """
-        count = all_reduce(torch.tensor(float(self.n), dtype=torch.float64, device=self.device))
-        n = max(float(count), 1.0)
-        shift = (all_reduce(self.n * self._mean_x) / n, all_reduce(self.n * self._mean_y) / n)
-        return self.from_tensors([all_reduce(each) for each in self.tensors(shift)], shift)
+        total = CrossMoments(self.p, self.q, device=self.device)
+        total.n = round(float(all_reduce(torch.tensor(float(self.n), dtype=torch.float64, device=self.device))))
+        # Copied into the sums' own memory, whose order BLAS relies on.
+        total._mean.copy_(all_reduce(self.n * self._mean) / max(total.n, 1))
+        # About the common mean: about zero, a mean that is large beside the spread would cost digits.
+        delta = self._mean - total._mean
+        total._products.copy_(all_reduce(self._products + self.n * torch.outer(delta, delta)))
+        return total
 
     def covariances(self) -> Covariances:
         """Means and covariances (divided by n).
@@ -174,8 +136,9 @@ class CrossMoments:
         """
         if self.n < 2:
             raise ValueError(f"expected at least 2 samples, got {self.n}: update the moments with features first.")
-        xx, yy, xy = (each / self.n for each in (_whole(self._xx), _whole(self._yy), self._xy))
-        return Covariances(xx, yy, xy, self._mean_x, self._mean_y, self.n)
+        lower, p = self._products / self.n, self.p
+        xx, yy = (_whole(part) for part in (lower[:p, :p], lower[p:, p:]))
+        return Covariances(xx, yy, lower[p:, :p].T, self._mean[:p], self._mean[p:], self.n)
 
     def cca(self, variance: float | None = None, *, weighted: bool = False) -> CcaResult:
         """Canonical correlations of what was added.
@@ -249,51 +212,41 @@ def _is_finite(value: torch.Tensor) -> bool:
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def _centred(part: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples (n, d) in float64 less their mean, and the mean (d,)."""
-    if device.type != "cpu":
-        values = part.to(device, torch.float64)
+def _add_centred(products: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Add the products of samples side by side, less their mean, to the lower triangle in place.
+
+    Args:
+        products: (p + q, p + q) float64, of C order.
+        left: (n, p).
+        right: (n, q).
+
+    Returns:
+        Their mean, (p + q,).
+    """
+    if products.device.type != "cpu":
+        values = torch.cat([each.to(products.device, torch.float64) for each in (left, right)], 1)
         average = values.mean(0)
-        return values - average, average
+        values -= average
+        products.addmm_(values.T, values)
+        return average
     # NumPy, whose sums take one thread: PyTorch's threads go on spinning for a while after each parallel step, on the
-    # cores that the BLAS products need (on two cores these then take three times as long).
-    array = _array(part).astype(np.float64)
+    # cores that the BLAS product needs (on two cores it then takes three times as long).
+    array = np.empty((len(left), len(products)))
+    array[:, : left.shape[1]], array[:, left.shape[1] :] = _array(left), _array(right)
     mean = array.mean(0)
     array -= mean
-    return torch.from_numpy(array), torch.from_numpy(mean)
+    # BLAS reads columns first, which is why all is transposed: `upper` there is the lower triangle here. PyTorch has
+    # no symmetric product, which takes half the multiplications.
+    blas.dsyrk(1.0, array.T, beta=1.0, c=products.numpy().T, lower=0, overwrite_c=1)
+    return torch.from_numpy(mean)
 
 
-def _add_products(
-    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor, left: torch.Tensor, right: torch.Tensor
-) -> None:
-    """Add left^T left, right^T right (their lower triangles at least) and left^T right in place."""
-    if xx.device.type != "cpu":
-        xx.addmm_(left.T, left)
-        yy.addmm_(right.T, right)
-        xy.addmm_(left.T, right)
-        return
-    # BLAS reads columns first, which is why everything is transposed here: `upper` there is the lower triangle here.
-    # PyTorch has no symmetric product, which takes half the multiplications.
-    columns = {"beta": 1.0, "overwrite_c": 1}
-    x, y = left.numpy().T, right.numpy().T
-    blas.dsyrk(1.0, x, c=xx.numpy().T, lower=0, **columns)
-    blas.dsyrk(1.0, y, c=yy.numpy().T, lower=0, **columns)
-    blas.dgemm(1.0, y, x, c=xy.numpy().T, trans_b=1, **columns)
-
-
-def _add_outer(
-    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor, left: torch.Tensor, right: torch.Tensor, weight: float
-) -> None:
-    """Add the outer products of two vectors, times a weight, to the sums of products in place."""
-    if xx.device.type != "cpu":
-        xx.addr_(left, left, alpha=weight)
-        yy.addr_(right, right, alpha=weight)
-        xy.addr_(left, right, alpha=weight)
-        return
-    x, y = left.numpy(), right.numpy()
-    blas.dsyr(weight, x, a=xx.numpy().T, lower=0, overwrite_a=1)
-    blas.dsyr(weight, y, a=yy.numpy().T, lower=0, overwrite_a=1)
-    blas.dger(weight, y, x, a=xy.numpy().T, overwrite_a=1)
+def _add_outer(products: torch.Tensor, vector: torch.Tensor, weight: float) -> None:
+    """Add the outer product of a vector with itself, times a weight, to the lower triangle in place."""
+    if products.device.type != "cpu":
+        products.addr_(vector, vector, alpha=weight)
+    else:
+        blas.dsyr(weight, vector.numpy(), a=products.numpy().T, lower=0, overwrite_a=1)
 
 
 def _whole(lower: torch.Tensor) -> torch.Tensor:

@@ -4,17 +4,19 @@ The baseline is written here from the published description (Raghu et al. 2017):
 array, inverse square roots of the two covariances by `eigh`, one SVD; without its thresholds, which drop directions.
 `pinv` is the same as their program goes about it: a pseudo-inverse of either covariance first, then its square root.
 Each side gets its natural layout, (n, d) ours and (d, n) the baseline, of the same float32 features, and the same
-number of threads; the sides run in turn, in another order each round. With one thread the clock is the processor time
-of this process, which a busy machine lengthens least; with more it is the wall's. `fastest` compares the fastest round
-of either side, `speedup` is the median of the rounds' ratios: the two differ where the machine makes the baseline's
-fresh memory (three times the stacked array) dear, which is no merit of ours, so `fastest` is the number to quote.
+number of threads; the sides run in turn, in another order each round, with a pause between, since the threads of one
+library (NumPy's BLAS, SciPy's, PyTorch's) go on spinning for a while where the next would run. With one thread the
+clock is the processor time of this process, which a busy machine lengthens least; with more it is the wall's.
+`fastest` compares the fastest round of either side, `speedup` is the median of the rounds' ratios: the two differ where
+the machine makes the baseline's fresh memory (three times the stacked array) dear, which is no merit of ours, so
+`fastest` is the number to quote.
 The coefficients must agree, or nothing is reported.
 
 NumPy's covariance is one symmetric BLAS product near the processor's peak, and ours needs the same multiplications:
 what can be saved is the rest (Cholesky factors and singular values alone, for two eigendecompositions and a full SVD),
 which weighs more the fewer samples there are a channel.
 
-    python benchmarks/svcca.py [--rounds 3] [--threads 1] [--out benchmarks/svcca.json]
+    python benchmarks/svcca.py [--rounds 3] [--threads 1 2] [--out benchmarks/svcca.json]
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from ttl_monai.analysis import CrossMoments, cca
 
 SIZES = ((64, 20_000), (256, 20_000), (512, 5_120), (512, 20_000), (1024, 10_240))
 BAR = 1e-6  # largest difference of a coefficient
+PAUSE_S = 0.3
 TARGET = (512, 20_000)  # the size by which speed is judged
 
 Array = NDArray[np.float64]
@@ -70,6 +73,7 @@ def features(d: int, n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np
 
 def timed(function: Callable[[], Array], clock: Callable[[], float]) -> tuple[float, Array]:
     """Seconds and result."""
+    time.sleep(PAUSE_S)
     start = clock()
     result = function()
     return clock() - start, result
@@ -131,22 +135,23 @@ def main() -> None:
     """Measure, print, and write on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of both sides (default 1)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of both sides (default 1)")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
     rows = []
-    with threadpool_limits(arguments.threads):
-        for d, n in SIZES:
-            rows.append(measure(d, n, arguments.rounds, clock))
-            print(rows[-1], flush=True)
-    bar = next(row for row in rows if (row["d"], row["n"]) == TARGET)
-    print(f"d = {bar['d']}, n = {bar['n']}: {bar['fastest']} times as fast ({bar['speedup']} in the median).")
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        clock = time.process_time if threads == 1 else time.perf_counter
+        with threadpool_limits(threads):
+            for d, n in SIZES:
+                rows.append({"threads": threads, **measure(d, n, arguments.rounds, clock)})
+                print(rows[-1], flush=True)
+        bar = next(row for row in rows if (row["threads"], row["d"], row["n"]) == (threads, *TARGET))
+        print(f"d = {bar['d']}, n = {bar['n']}, {threads} threads: {bar['fastest']} times as fast", end=" ")
+        print(f"({bar['speedup']} in the median).")
     if arguments.out:
         versions = {"numpy": np.__version__, "torch": torch.__version__, "machine": platform.machine()}
-        record = {"threads": arguments.threads, "rounds": arguments.rounds, **versions, "rows": rows}
-        arguments.out.write_text(json.dumps(record, indent=4) + "\n")
+        arguments.out.write_text(json.dumps({"rounds": arguments.rounds, **versions, "rows": rows}, indent=4) + "\n")
 
 
 if __name__ == "__main__":

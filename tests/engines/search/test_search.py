@@ -126,6 +126,30 @@ def test_a_misspelt_option_of_the_config_is_refused():
 
 @pytest.mark.distributed
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("svcca", "determined", "reason"),
+    [
+        # One or two directions a side at the end of the network, where there is one sample an image.
+        ({"variance": 0.3}, True, "the end of the network is the last stage end distinct from random features"),
+        ({}, False, "too few samples: 24 at the end of the network"),
+    ],
+)
+def test_svcca_compares_the_trained_network_with_the_one_before(place, svcca, determined, reason):
+    trained = {path.name for path in (place / "out" / "runs").iterdir()}
+    document = make_search(place, method="svcca", svcca=svcca).run()
+    row = next(row for row in document["methods"] if row["method"] == "svcca")
+    assert reason in row["reason"]
+    assert (row["determined"], row["cells"]) == (determined, 3 if row["pick"] else 2)
+    points = {each["point"]: each for each in document["svcca"]}
+    assert list(points) == ["blocks.0.0", "blocks.1.0", None]
+    assert points["blocks.0.0"]["n"] == 24 * 16 * 16  # every position of every image of training and validation
+    assert min(points["blocks.0.0"]["quartiles"]) > max(points["blocks.0.0"]["null_quartiles"])
+    assert (place / "out" / "strategy_ttl.json").is_file() == (row["pick"] is not None)
+    assert {path.name for path in (place / "out" / "runs").iterdir()} >= trained
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
 def test_the_probe_needs_no_training_and_is_a_model(place, tmp_path):
     document = make_search(place, method="probe", evaluate=True).run()
     probe = next(row for row in document["methods"] if row["method"] == "probe")

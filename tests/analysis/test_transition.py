@@ -7,6 +7,7 @@ from scipy import optimize, stats
 from ttl_monai.analysis import (
     CcaResult,
     Similarity,
+    cca,
     excess_area,
     overlap_coefficient,
     pick_transition,
@@ -234,3 +235,18 @@ def test_groups_must_be_the_same_everywhere():
     first, second = flat([("a", "stage", 0.1), ("b", "stage", 0.9)])
     with pytest.raises(ValueError, match=r"as many groups left out at every point, got \[0, 2\]"):
         pick_transition([first, dataclasses.replace(second, jackknife=(0.1, 0.2))])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_features_of_few_dimensions_are_never_a_pick(seed):
+    generator = np.random.default_rng(seed)
+    points = []
+    for name in ("a", "b"):
+        x, y = generator.standard_normal((2, 160, 8))
+        null = wachter_sample(8, 8, 160)
+        points.append(Similarity(name, "stage", cca(x, y).coefficients, (8, 8), 160, null))
+    found = pick_transition(points)
+    assert not found.determined
+    # What overlaps clearly less is one.
+    same = Similarity("same", "stage", np.full(8, 0.9), (8, 8), 160, points[0].null)
+    assert pick_transition([same, dataclasses.replace(same, point="b", coefficients=points[0].null)]).point == "same"

@@ -41,12 +41,12 @@ def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
             "--dataset_dir",
             str(tmp_path / "cxr"),
         ),
-        *("--datalist", str(tmp_path / "a b.json"), "c.json", "--set", "max_epochs=4", "--set", "seed=1"),
+        *("--datalist", str(tmp_path / "a b.json"), "c.json", "--set", "max_epochs=4", "--seed", "1"),
         *("--train_patients", "100", "--workers", "2", "--out", str(tmp_path), "--evaluate"),
     )
     assert command_line(arguments) == (
         "ttl search --method probe --bundle bundles/covid_ttl --dataset_dir DATA/cxr --datalist 'a b.json' c.json "
-        "--set max_epochs=4 --set seed=1 --train_patients 100 --evaluate"
+        "--set max_epochs=4 --train_patients 100 --seed 1 --evaluate"
     )
 
 
@@ -56,6 +56,17 @@ def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
         (["--bundle", "nowhere"], "nowhere is no bundle: expected a folder with configs/train.json"),
         (["--bundle", "bundles/covid_ttl", "--dataset_dir", "x"], "pass both dataset_dir and datalist, or neither"),
         (["--bundle", "bundles/covid_ttl", "--workers", "-1"], "workers must be 0 or more, got -1"),
+        (["--bundle", "bundles/covid_ttl", "--set", "dataset_dir=/data"], "leave 'dataset_dir' to the search: --data"),
+        (["--bundle", "bundles/covid_ttl", "--set", "seed=1"], "settings must leave 'seed' to the search: --seed"),
+        (["--bundle", "bundles/covid_ttl", "--method", "probe", "--null", "permute"], "null are options of the method"),
+        (
+            ["--bundle", "bundles/covid_ttl", "--method", "svcca", "--variance", "5"],
+            r"variance must be a share in (0, 1]",
+        ),
+        (
+            ["--bundle", "bundles/covid_ttl", "--method", "svcca", "--threshold", "65"],
+            "threshold must lie between 0 and 1, got 65",
+        ),
     ],
 )
 def test_bad_input_is_one_line(words, message, capsys, monkeypatch, request):

@@ -122,7 +122,7 @@ def searched(bundle):
     header |= {"settings": {"max_epochs": 1}, "patients": [{"training": 5}] * 2, "images": [{"training": 5}] * 2}
     method = TwoStage(make_space(header=header))
     _, results, _, _ = play(method)
-    document = make_document(method.space, [method], results, {}, command="ttl search ...", threads=1)
+    document = make_document(method.space, [method], results, {}, commands={"two-stage": "ttl search ..."})
     (bundle / "docs/search.json").write_text(json.dumps({"searches": [document]}))
     with (bundle / "docs/README.md").open("a") as file:
         file.write(SEARCH)

@@ -75,7 +75,8 @@ def make_search():
             **{"schema": 1, "dataset": "cxr_pid", "bundle": "covid_ttl", "backbone": "tf_efficientnet_lite0"},
             **{"weights": "imagenet", "settings": {"spatial_size": 96, "max_epochs": 4}, "rule": "within-one-std"},
             **{"train_patients": train_patients, "repeats": repeats, "metric": "val_auprc", "quorum": 0.67},
-            **{"command": f"ttl search --train-patients {train_patients}", "threads": 1, "failed": [], "test": None},
+            "commands": {"exhaustive": f"ttl search --train-patients {train_patients}"},
+            **{"threads": [1], "devices": ["cpu"], "failed": [], "test": None},
         }
         document["candidates"] = [
             {"point": name, "level": level, "params": round(params * 1e6), "macs": round(macs * 1e9)}

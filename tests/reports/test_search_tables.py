@@ -125,6 +125,22 @@ def test_one_repeat_shows_no_spread(make_search):
     assert "Threads" not in text
 
 
+def test_cells_that_were_done_differently_are_told(search):
+    assert "Threads of one worker: 1, on cpu." in search_table(search)
+    search |= {"threads": [1, 4], "devices": ["cpu", "cuda:0"]}
+    text = search_table(search)
+    assert "Threads of one worker: 1 and 4, on cpu and cuda:0. Costs of cells that were done differently do not" in text
+
+
+def test_other_statistics_and_all_commands_are_named(search):
+    found = {"point": "blocks.4.2", "determined": True}, {"point": None, "determined": False}
+    search["svcca_picks"] = {"stage": dict(zip(("quartiles", "excess"), found, strict=True))}
+    search["commands"] = {"probe": "ttl search --method probe", "svcca": "ttl search --method svcca --null permute"}
+    text = search_table(search)
+    assert "SVCCA by all statistics: at stage ends quartiles `blocks.4.2`, excess undetermined." in text
+    assert text.endswith("```\nttl search --method probe\nttl search --method svcca --null permute\n```\n")
+
+
 def test_without_reference_two_stage_or_probe_the_cells_are_dashes(search):
     search["methods"] = [row(search, "svcca")]
     row(search, "svcca")["regret"] = None
@@ -158,14 +174,16 @@ def test_candidates_show_everything_known_of_a_cut(search):
     assert {line.count("|") for line in lines} == {10}
 
 
-@pytest.mark.parametrize(("opened", "words"), [(True, "opened once the cut was chosen"), (False, "NOT sealed")])
+@pytest.mark.parametrize(
+    ("opened", "words"), [(True, "opened once the cut was chosen by two-stage:"), (False, "NOT sealed")]
+)
 def test_the_test_split_says_when_it_was_opened(search, opened, words):
     assert "The test split was not opened." in search_table(search)
     rows = [
         {"strategy": "TTL", "point": "blocks.3.2", "values": [0.9, 0.8], "mean": 0.85, "std": 0.0707},
         {"strategy": "FTL", "point": None, "values": [0.9], "mean": 0.9, "std": None},
     ]
-    search["test"] = {"opened_after_choice": opened, "rows": rows}
+    search["test"] = {"opened_after_choice": opened, "method": "two-stage", "rows": rows}
     assert "\n| strategy | cut | test |\n" in search_table(search)
     search["test"]["metric"] = "test_auprc"
     text = search_table(search)

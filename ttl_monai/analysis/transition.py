@@ -18,6 +18,10 @@ Level = Literal["stage", "block"]
 Statistic = Literal["overlap", "quartiles", "excess"]
 
 STATISTICS: tuple[Statistic, ...] = ("overlap", "quartiles", "excess")
+# Fewer coefficients make a histogram that is not to be trusted: with independent noise of 8 dimensions and 10 to 50
+# samples each, the overlap with the null was .25 to .61, which the thresholds would call distinct; of 24, above them.
+# A point with fewer must lie clearly below that.
+FEW, CLEARLY = 24, 0.2
 # Where a distribution counts as that of random features. At stage ends: anything in (.61, .69) of overlap and in
 # (.16, .18) of excess area gives both of the paper's picks (PAPER.md section 4, Beta distributions through its
 # quartiles). At blocks: the .5 of statistic 1 there, and the excess area that goes with it at those points.
@@ -146,6 +150,7 @@ def pick_transition(
     - samples are too few: n < samples_per_channel * max(dims) at the point picked, or n <= sum(dims) at the one after
       it. That one may have fewer a channel (the paper's own 3D figure rests on 2.6), which the reason then says; but
       with no more samples than dimensions in all, random features correlate up to 1 and nothing is distinct from them;
+    - it has fewer than 24 coefficients and does not overlap clearly (less than .2), where overlap decides;
     - leaving out groups of patients disagrees: with any one group left out, the same rule on the statistics of the
       others picks another point, or none, than it does with all of them. Not looked at where no point has a jackknife.
 
@@ -175,7 +180,7 @@ def pick_transition(
         first = _name(looked_at[0].point)
         return Transition(None, False, f"even the first point, {first}, is like random features", None, per_statistic)
     candidate = looked_at[index].point
-    doubt = _too_few(looked_at[index : index + 2], samples_per_channel) or _disagreement(
+    doubt = _too_few(looked_at[index : index + 2], samples_per_channel, statistic) or _disagreement(
         looked_at, index, statistic, limit, level
     )
     if doubt:
@@ -224,8 +229,13 @@ def _pick(distinct: Sequence[bool], points: Sequence[Similarity], level: str) ->
     return len(points) - 1
 
 
-def _too_few(deciding: Sequence[Similarity], samples_per_channel: float) -> str | None:
+def _too_few(deciding: Sequence[Similarity], samples_per_channel: float, statistic: str) -> str | None:
     picked, *after = deciding
+    if statistic == "overlap" and len(picked.coefficients) < FEW and picked.overlap > CLEARLY:
+        return (
+            f"too few dimensions: an overlap of {picked.overlap:.2f} by {len(picked.coefficients)} coefficients at "
+            f"{_name(picked.point)} may be that of random features; keep a larger share of the variance"
+        )
     needed = samples_per_channel * max(picked.dims)
     if picked.n < needed:
         return (

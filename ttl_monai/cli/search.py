@@ -11,6 +11,8 @@ from typing import Any
 # Where and how fast, not what: left out of the command that a record names.
 _PLACES = {"verb", "run", "output_dir", "workers", "threads", "storage", "study", "retry_failed", "parser"}
 
+_SVCCA = ("null", "statistic", "level", "threshold", "variance")
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb.
@@ -69,8 +71,18 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--null",
         choices=("wachter", "permute"),
-        default="wachter",
-        help="svcca: random baseline by the closed form or by exchanging images (default: %(default)s)",
+        help="svcca: random baseline by the closed form or by exchanging images (default: wachter)",
+    )
+    parser.add_argument(
+        "--statistic",
+        choices=("overlap", "quartiles", "excess"),
+        help="svcca: what tells a point from random features (default: overlap)",
+    )
+    parser.add_argument(
+        "--level", choices=("stage", "block"), help="svcca: decide at stage ends, or at blocks, too (default: stage)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="svcca: of the statistic (default: overlap .65 at stage ends, .5 at blocks)"
     )
     parser.add_argument(
         "--variance",
@@ -125,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
         rule=arguments.rule,
         quorum=arguments.quorum,
         seed=arguments.seed,
-        svcca={"null": arguments.null, "variance": arguments.variance},
+        svcca={name: value for name in _SVCCA if (value := getattr(arguments, name)) is not None},
         workers=arguments.workers,
         threads=arguments.threads,
         storage=arguments.storage,

@@ -29,6 +29,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--search-dir", metavar="DIR", help="folder of the search as the nodes see it (default: as it was made)"
     )
+    parser.add_argument("--bundle", metavar="DIR", help="the bundle, likewise")
+    parser.add_argument("--dataset_dir", "--dataset-dir", metavar="DIR", help="the images, likewise")
     ask = parser.add_argument_group("what each worker gets").add_argument
     ask("--cpus", type=int, default=4, help="cores (default: %(default)s)")
     ask("--gpus", type=int, default=1, choices=(0, 1), help="GPUs (default: %(default)s)")
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         storage=arguments.storage,
         python=arguments.python,
         study=arguments.study,
-        folder=arguments.search_dir,
+        places={"out": arguments.search_dir, "bundle": arguments.bundle, "dataset_dir": arguments.dataset_dir},
     )
     arguments.out.write_text(script, encoding="utf-8", newline="\n")
     print(f"{arguments.out} written; submit it with: sbatch {shlex.quote(str(arguments.out))}")

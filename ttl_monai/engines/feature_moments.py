@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -28,6 +30,25 @@ Points = Sequence[tuple[str | None, Level]]
 
 NULLS = ("wachter", "permute")
 GROUPS = 10
+
+
+def check_memory(sets: Iterable[tuple[int, int]], *, remedy: str) -> None:
+    """Refuse sums of second moments that this machine's free memory does not hold.
+
+    Args:
+        sets: (p, q) of each set of moments that is to be held.
+        remedy: what the user can do.
+
+    Raises:
+        ValueError: they need more than is free.
+    """
+    needed = sum(8 * (p + q + 1) * (p + q) for p, q in sets)
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if needed > free:
+        raise ValueError(
+            f"the second moments of these points need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: "
+            f"{remedy}"
+        )
 
 
 def patient_group(patient: str, groups: int) -> int:
@@ -70,6 +91,12 @@ class PatientMoments:
 
     def __call__(self, before: Features, after: Features, patients: Sequence[str]) -> None:
         """Add the features of a batch."""
+        if not self.moments:
+            sets = [(before[name].shape[1], after[name].shape[1]) for name in self.names]
+            check_memory(
+                sets * self.groups * (2 if self.null == "permute" else 1),
+                remedy="name fewer points, or take fewer groups of patients",
+            )
         rows: dict[int, list[int]] = defaultdict(list)
         for row, patient in enumerate(patients):
             rows[patient_group(patient, self.groups)].append(row)
@@ -178,6 +205,9 @@ class LayerMoments:
 
     def __call__(self, before: Features, after: Features, patients: Sequence[str]) -> None:
         """Add the features of a batch; the larger map of a pair is averaged to the grid of the smaller one."""
+        if not self.moments:
+            pairs = [(before[row].shape[1], after[column].shape[1]) for row in self.points for column in self.points]
+            check_memory(pairs, remedy="name fewer points, or leave the matrix out (--no-matrix)")
         for row in self.points:
             for column in self.points:
                 x, y = match_grids(before[row], after[column])

@@ -15,7 +15,7 @@ from ttl_monai.reports.search_document import (
     point_name,
     search_title,
 )
-from ttl_monai.reports.search_notes import READING, describe
+from ttl_monai.reports.search_notes import READING, describe, repeat_it
 from ttl_monai.reports.search_tables import methods_lines
 
 
@@ -50,8 +50,7 @@ def docs_section(documents: Sequence[Mapping[str, Any]], *, figures: Sequence[st
         parts += [f"{'#' * level} {title}", "\n".join(methods_lines(document)), agreement(document)]
         parts += [f"![{title}: the metric against the cut]({figures[number]})"] if figures else []
         parts += describe(document)
-    commands = "\n".join(document["command"] for document in documents)
-    return "\n\n".join([*parts, READING, f"Repeat it:\n\n```\n{commands}\n```"]) + "\n"
+    return "\n\n".join([*parts, READING, repeat_it(documents)]) + "\n"
 
 
 def agreement(document: Mapping[str, Any]) -> str:

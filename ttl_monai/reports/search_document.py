@@ -2,7 +2,8 @@
 
 A point is the dotted name of a module; `None` is the whole network (FTL). Whether a method chose at all is told by
 `determined`, not by `pick`: a determined pick of `None` is the choice of the whole network. Optional keys: `threads`
-(of one worker), `svcca_threshold` (of the overlap, drawn as a line), and `done` (finished cells) of a method.
+and `devices` (all that the cells were done with), `svcca_threshold` (of the overlap, drawn as a line), `svcca_picks`
+(by level and statistic), and `done` (finished cells) of a method.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SCHEMA = 1
 METHODS = {"exhaustive": "exhaustive", "two-stage": "two-stage", "svcca": "SVCCA", "probe": "probe"}
 DOCUMENT_KEYS = (
     *("schema", "dataset", "backbone", "weights", "settings", "train_patients", "repeats", "metric", "rule", "quorum"),
-    *("command", "candidates", "curve", "probe", "svcca", "failed", "methods", "random", "test"),
+    *("commands", "candidates", "curve", "probe", "svcca", "failed", "methods", "random", "test"),
 )
 CANDIDATE_KEYS = ("point", "level", "params", "macs")
 METHOD_KEYS = ("method", "pick", "determined", "reason", "mean", "std", "n", "regret", "cells", "seconds")
@@ -93,6 +94,11 @@ def failures(document: Mapping[str, Any], point: str | None) -> int:
 def one_line(reason: str) -> str:
     """A reason as it goes into a sentence: one line, no full stop at its end."""
     return " ".join(reason.split()).rstrip(".") or "no reason was recorded"
+
+
+def command_lines(document: Mapping[str, Any]) -> list[str]:
+    """The commands that repeat the methods, each once."""
+    return list(dict.fromkeys(document["commands"].values()))
 
 
 def patients(document: Mapping[str, Any]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ttl_monai.reports.search_document import (
     code,
+    command_lines,
     done,
     entry_score,
     finite,
@@ -32,6 +33,12 @@ READING = (
 )
 
 
+def repeat_it(documents: Sequence[Mapping[str, Any]]) -> str:
+    """The commands of all methods of all searches, as a block."""
+    lines = [line for document in documents for line in command_lines(document)]
+    return "\n".join(["Repeat it:", "", "```", *lines, "```"])
+
+
 def describe(document: Mapping[str, Any]) -> list[str]:
     """Markdown paragraphs: what the search was measured on, what failed or was not determined, and the test split."""
     settings = ", ".join(f"{key} {value}" for key, value in document["settings"].items())
@@ -41,12 +48,16 @@ def describe(document: Mapping[str, Any]) -> list[str]:
         if repeats > 1
         else "one repeat, so that no spread is known"
     )
-    threads = f" Threads of one worker: {document['threads']}." if document.get("threads") else ""
+    threads = " and ".join(str(each) for each in document.get("threads") or ())
+    devices = " and ".join(document.get("devices") or ())
+    worker = f" Threads of one worker: {threads}{f', on {devices}' if devices else ''}." if threads else ""
+    if " and " in threads or " and " in devices:
+        worker += " Costs of cells that were done differently do not compare."
     text = (
         f"Dataset: {document['dataset']}, {patients(document)}. Backbone: `{document['backbone']}`, weights: "
         f"`{document['weights']}`, {settings}. `{document['metric']}` of the validation split, {spread}; picked is "
         f"{RULES.get(document['rule'], document['rule'])}, of the cuts with at least {100 * document['quorum']:.0f} % "
-        f"of their repeats done.{threads}"
+        f"of their repeats done.{worker}"
     )
     return [text, *notes(document, code), *_test_split(document)]
 
@@ -62,6 +73,8 @@ def notes(document: Mapping[str, Any], quote: Callable[[str], str]) -> list[str]
     for row in ordered_methods(document):
         if not row["determined"]:
             lines.append(f"{method_name(row['method'])} names no cut: {one_line(row['reason'] or '')}.")
+    if picks := document.get("svcca_picks"):
+        lines.append(f"SVCCA by all statistics: {_by_statistic(picks, quote)}.")
     if document.get("prepare_seconds"):
         seconds = document["prepare_seconds"]
         lines.append(f"Images were decoded and resized once, in {seconds:.1f} s, which no method is charged for.")
@@ -71,12 +84,27 @@ def notes(document: Mapping[str, Any], quote: Callable[[str], str]) -> list[str]
     return lines
 
 
+def _by_statistic(picks: Mapping[str, Mapping[str, Mapping[str, Any]]], quote: Callable[[str], str]) -> str:
+    """What each statistic picks at stage ends and at blocks."""
+    levels = []
+    for level, found in picks.items():
+        said = [
+            f"{name} {quote(point_name(each['point'])) if each['determined'] else 'undetermined'}"
+            for name, each in found.items()
+        ]
+        levels.append(f"at {'stage ends' if level == 'stage' else 'blocks'} {', '.join(said)}")
+    return "; ".join(levels)
+
+
 def _test_split(document: Mapping[str, Any]) -> list[str]:
     """The test values of what was chosen, with how they came about, as two paragraphs."""
     test = document["test"]
     if not test:
         return ["The test split was not opened."]
-    opened = "opened once the cut was chosen" if test["opened_after_choice"] else "NOT sealed until the cut was chosen"
+    by = f" by {method_name(test['method'])}" if "method" in test else ""
+    opened = f"opened once the cut was chosen{by}"
+    if not test["opened_after_choice"]:
+        opened = f"NOT sealed until the cut was chosen{by}: it had been opened for another choice"
     head = code(test["metric"]) if "metric" in test else "test"
     rows = [markdown_line(["strategy", "cut", head]), markdown_line(["---", "---", "---:"])]
     for row in test["rows"]:

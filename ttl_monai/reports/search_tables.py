@@ -23,7 +23,7 @@ from ttl_monai.reports.search_document import (
     share,
     spread,
 )
-from ttl_monai.reports.search_notes import READING, describe, notes
+from ttl_monai.reports.search_notes import READING, describe, notes, repeat_it
 from ttl_monai.reports.tables import _line as markdown_line
 
 
@@ -58,7 +58,7 @@ def search_table(document: Mapping[str, Any]) -> str:
     """
     check_document(document)
     table = "\n".join(methods_lines(document))
-    return "\n\n".join([table, *describe(document), READING, f"Repeat it: `{document['command']}`"]) + "\n"
+    return "\n\n".join([table, *describe(document), READING, repeat_it([document])]) + "\n"
 
 
 def candidates_table(document: Mapping[str, Any]) -> str:

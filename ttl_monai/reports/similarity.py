@@ -147,7 +147,19 @@ def similarity_text(document: Mapping[str, Any]) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()  # names left, numbers right
         for row in rows
     ]
-    return "\n".join([*lines, "", _verdict(document)])
+    return "\n".join([*lines, "", _verdict(document), *_by_statistic(document)])
+
+
+def _by_statistic(document: Mapping[str, Any]) -> list[str]:
+    """What the other ways to decide say, one line a level."""
+    lines = []
+    for level, found in document["picks"].items():
+        said = [
+            f"{name} {(each['point'] or WHOLE) if each['determined'] else 'undetermined'}"
+            for name, each in found.items()
+        ]
+        lines.append(f"By statistic, at {'stage ends' if level == 'stage' else 'blocks'}: {', '.join(said)}.")
+    return lines
 
 
 def _verdict(document: Mapping[str, Any]) -> str:

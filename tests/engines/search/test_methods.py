@@ -242,7 +242,7 @@ def test_methods_share_cells_and_the_document_compares_them():
         while cells := method.pending(results, frozenset(results)):
             results |= {cell.key: answer(space, cell, CURVE) for cell in cells}
     assert sum(result["seconds"] == 10.0 for result in results.values()) == 18  # each network once
-    document = make_document(space, methods, results, {}, command="ttl search", threads=1)
+    document = make_document(space, methods, results, {}, commands={"probe": "ttl search"})
     rows = {row["method"]: row for row in document["methods"]}
     assert {name: row["pick"] for name, row in rows.items()} == {
         "exhaustive": "b.1",
@@ -268,7 +268,7 @@ def test_methods_share_cells_and_the_document_compares_them():
 def test_without_the_whole_curve_nothing_is_called_a_regret():
     method = TwoStage(make_space())
     _, results, _, _ = play(method)
-    document = make_document(method.space, [method], results, {}, command="", threads=None)
+    document = make_document(method.space, [method], results, {}, commands={})
     assert document["random"] is None
     assert document["methods"][0]["regret"] is None
     assert document["methods"][0]["mean"] == pytest.approx(0.9)

@@ -14,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 
 from tests.bundles.conftest import BUNDLES, TINY, refused, write_tiny_data
 from ttl_monai.engines.search import TruncationSearch
+from ttl_monai.engines.search.methods import Outcome
 from ttl_monai.engines.search.space import open_workflow
 
 BUNDLE = BUNDLES / "covid_ttl"
@@ -114,6 +115,40 @@ def test_the_config_is_the_same_search(place):
     workflow.run()
     assert len(list((place / "out" / "results").iterdir())) == before
     assert "exhaustive" in [row["method"] for row in read(place)["methods"]]
+
+
+@pytest.mark.distributed
+def test_the_record_of_a_search_with_other_settings_is_set_aside(place, tmp_path):
+    shutil.copytree(place / "out", tmp_path / "out")
+    before = read(place)
+    document = make_search(place, method="exhaustive", rule="best", output_dir=tmp_path / "out", workers=0).run()
+    assert (document["rule"], [row["method"] for row in document["methods"]]) == ("best", ["exhaustive"])
+    (aside,) = (tmp_path / "out").glob("search-*.json")
+    assert json.loads(aside.read_text()) == before
+
+
+@pytest.mark.parametrize(("made_by", "stays"), [("probe", True), ("svcca", False)])
+def test_a_method_that_names_no_cut_leaves_the_overlay_of_another(tmp_path, made_by, stays):
+    overlay = tmp_path / "out" / "strategy_ttl.json"
+    overlay.parent.mkdir()
+    overlay.write_text(json.dumps({"_desc_": f"At the point that `ttl search --method {made_by}` chose."}))
+    search = make_search(tmp_path, method="svcca")
+    search._write_choice(None, Outcome("svcca", False, None, "too few samples", ()))
+    assert overlay.is_file() == stays
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["/usr/bin/ttl", "search", "--out", "a b"], "ttl search --out 'a b'"),
+        (["/lib/ttl_monai/cli/__main__.py", "search"], "ttl search"),
+        (["/lib/monai/bundle/__main__.py", "run"], "python -m monai.bundle run"),
+        (["benchmarks/search.py", "--work", "W"], "python benchmarks/search.py --work W"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_typed(tmp_path, monkeypatch, words, expected):
+    monkeypatch.setattr(sys, "argv", words)
+    assert make_search(tmp_path).again == expected
 
 
 def test_a_misspelt_option_of_the_config_is_refused():

@@ -24,7 +24,8 @@ def worker_line(script):
 
 def test_script_says_what_is_asked_for():
     job = Job(workers=8, cpus=6, memory="24G", time="1-00:00:00", name="cut", options=("--partition=gpu", "-A=lab"))
-    script = slurm_script(job, storage=URL, python="/opt/my env/bin/python", study="x-rays", folder="/data/a $HOME `b`")
+    places = {"out": "/data/a $HOME `b`", "bundle": None, "dataset_dir": "/data/c"}
+    script = slurm_script(job, storage=URL, python="/opt/my env/bin/python", study="x-rays", places=places)
     assert directives(script) == [
         "--job-name=cut",
         "--array=0-7",
@@ -41,7 +42,12 @@ def test_script_says_what_is_asked_for():
         "-A=lab",
     ]
     command = ["/opt/my env/bin/python", "-m", "ttl_monai.cli", "worker", "--storage", URL, "--threads", "6"]
-    assert worker_line(script) == [*command, "--study", "x-rays", "--out", "/data/a $HOME `b`"]
+    assert worker_line(script) == [
+        *command,
+        "--study",
+        "x-rays",
+        *("--out", "/data/a $HOME `b`", "--dataset_dir", "/data/c"),
+    ]
     # sbatch stops reading directives at the first command.
     lines = script.splitlines()
     assert lines[0] == "#!/bin/bash"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import ttl_monai
 from tests.bundles.conftest import BUNDLES, TINY, write_tiny_data
 from ttl_monai.data import CachedDataset
 from ttl_monai.engines.search.prepare import prepare_images
 from ttl_monai.engines.search.run_cell import train_cell
-from ttl_monai.engines.search.space import Space, config_files
+from ttl_monai.engines.search.space import Space, config_files, versions
 from ttl_monai.engines.search.survey import survey
 from ttl_monai.networks import TransferClassifier, count_params
 
@@ -209,6 +210,19 @@ def test_a_changed_config_is_noticed_before_a_cell_is_trained(look, tmp_path):
     path.write_text(path.read_text().replace('"patience": 5', '"patience": 6'))
     with pytest.raises(ValueError, match="are not those that the search was begun with"):
         space.check_sources()
+
+
+def test_changed_code_is_another_version_where_it_decides_the_numbers(tmp_path, monkeypatch):
+    package = tmp_path / "ttl_monai"
+    shutil.copytree(Path(ttl_monai.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(ttl_monai, "__file__", str(package / "__init__.py"))
+    found = []
+    for changed in (None, "reports/tables.py", "data/transforms.py"):
+        if changed:
+            (package / changed).write_text((package / changed).read_text() + "# changed\n")
+        found.append(versions.__wrapped__())
+    assert found[0] == found[1] != found[2]
+    assert dict(found[0]).keys() == {"ttl-monai", "monai", "torch", "torchvision", "timm", "scikit-learn"}
 
 
 def test_another_search_in_the_folder_leaves_the_sealed_lists_of_the_first(look):

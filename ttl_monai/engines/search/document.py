@@ -11,6 +11,7 @@ from ttl_monai.analysis.transition import THRESHOLDS
 from ttl_monai.engines.search.choice import Score
 from ttl_monai.engines.search.methods import Method, Outcome, Probe, Results
 from ttl_monai.engines.search.space import Space
+from ttl_monai.engines.search.transition import OPTIONS
 
 SCHEMA = 1
 
@@ -21,8 +22,7 @@ def make_document(
     results: Results,
     failures: Mapping[str, str],
     *,
-    command: str,
-    threads: int | None,
+    commands: Mapping[str, str],
     test: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a search has found so far, of all methods that have run in its folder.
@@ -32,8 +32,7 @@ def make_document(
         methods: the methods that have run.
         results: results of finished cells, by key.
         failures: reasons of failed cells, by key.
-        command: the command line that repeats it.
-        threads: CPU threads of a worker.
+        commands: by method, the command line that repeats it.
         test: what was measured on the test section after the choice, or None.
 
     Returns:
@@ -50,13 +49,15 @@ def make_document(
         "metric": space.key_metric,
         "rule": methods[0].rule,
         "quorum": round(methods[0].quorum, 4),
-        "command": command,
-        "threads": threads,
+        "commands": dict(commands),
+        "threads": sorted({results[key]["threads"] for key in every if "threads" in results.get(key, ())}),
+        "devices": sorted({results[key]["device"] for key in every if "device" in results.get(key, ())}),
         "candidates": list(space.candidates),
         "curve": _curve(space, results),
         "probe": _probe(space, results, methods[0].quorum),
         "svcca": _svcca(space, results),
-        "svcca_threshold": THRESHOLDS["stage", "overlap"],
+        "svcca_threshold": _threshold(space),
+        "svcca_picks": _picks(space, results),
         "failed": [{"cell": every[key].name, "reason": why} for key, why in failures.items() if key in every],
         "methods": [_method(space, each, results, reference) for each in outcomes],
         "random": _random(space, reference),
@@ -116,6 +117,20 @@ def _svcca(space: Space, results: Results) -> list[dict[str, Any]] | None:
     return [{name: each[name] for name in names} for each in found["points"]]
 
 
+def _threshold(space: Space) -> float | None:
+    """The overlap above which a point counted as random; None where another statistic decided."""
+    options = space.options.get("svcca", OPTIONS)
+    if options["statistic"] != "overlap":
+        return None
+    return THRESHOLDS[options["level"], "overlap"] if options["threshold"] is None else options["threshold"]
+
+
+def _picks(space: Space, results: Results) -> dict[str, Any] | None:
+    """What each statistic picks at stage ends and at blocks."""
+    found = results.get(space.cell("svcca", None, 0).key)
+    return None if found is None else found["picks"]
+
+
 def _seconds(outcome: Outcome, results: Results) -> float:
     return round(sum(float(results[cell.key]["seconds"]) for cell in outcome.cells if cell.key in results), 1)
 
@@ -137,7 +152,8 @@ def _method(
     }
     if outcome.determined:
         cells = [space.cell("train", outcome.pick, repeat) for repeat in range(space.repeats)]
-        values = [float(results[cell.key]["value"]) for cell in cells if cell.key in results]
+        # Those that the choice compared, where it compared trainings.
+        values = list(outcome.values) or [float(results[each.key]["value"]) for each in cells if each.key in results]
         candidate = next(each for each in space.candidates if each["point"] == outcome.pick)
         row |= {"n": len(values), "params": candidate["params"], "macs": candidate["macs"]}
         row |= _mean_std(values) if values else {}

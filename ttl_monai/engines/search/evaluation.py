@@ -27,7 +27,8 @@ def evaluate_choice(
         folder: folder of the search.
 
     Returns:
-        One row a network with the test metric of each repeat; None where nothing was chosen.
+        One row a network with the test metric of each repeat, and whether the section was sealed until now; None where
+        nothing was chosen.
     """
     if not outcome.determined:
         return None
@@ -43,6 +44,8 @@ def evaluate_choice(
         done = {cell.repeat for cell in before.cells if cell.key in results}
         runs.append(("PROBE", before.pick, [(repeat, path) for repeat, path in probes if repeat in done]))
     metric = space.key_metric.replace("val_", "test_", 1)
+    # Somebody may have looked at the test section for another method's choice, which this one then could follow.
+    sealed = not any(folder.glob("runs/*/*/test/metrics.json")) and not any(folder.glob("probe/*/test/metrics.json"))
     rows = []
     for strategy, point, found in runs:
         values = [float(_evaluate(space, repeat, run)[metric]) for repeat, run in found]
@@ -56,7 +59,7 @@ def evaluate_choice(
                 "std": round(std, 6) if std == std else None,
             }
         )
-    return {"opened_after_choice": True, "method": outcome.method, "metric": metric, "rows": rows}
+    return {"opened_after_choice": sealed, "method": outcome.method, "metric": metric, "rows": rows}
 
 
 def _evaluate(space: Space, repeat: int, run: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Outcome:
         pick: the truncation point, None for the whole network (and where nothing is determined).
         reason: why this one, or why none, in one sentence.
         cells: all cells that it used, trained by itself or not.
+        values: key metric of the pick on the repeats on which the candidates were compared; empty without trainings.
         before_training: for the probe, what it picked before any training, with the cells used until then.
     """
 
@@ -36,6 +37,7 @@ class Outcome:
     pick: str | None
     reason: str
     cells: tuple[Cell, ...]
+    values: tuple[float, ...] = ()
     before_training: Outcome | None = field(default=None)
 
 
@@ -118,7 +120,9 @@ class Method:
                 f"smallest network within one standard deviation of the best, {best.point or 'the whole network'} "
                 f"({metric} {best.mean:.4f} ± {best.std:.4f})"
             )
-        return Outcome(self.name, True, chosen.point, reason, tuple(cells))
+        if len(chosen.values) < self.space.repeats:
+            reason += f", on {len(chosen.values)} of {self.space.repeats} repeats"
+        return Outcome(self.name, True, chosen.point, reason, tuple(cells), chosen.values)
 
     def every(self) -> list[str | None]:
         """All candidates, the whole network last."""
@@ -231,7 +235,7 @@ class Probe(Method):
         before = Outcome(self.name, True, first.point, reason, tuple(probes))
         points = self.shortlist(results)
         after = self.decide(points, results, [*probes, *self.trainings(points)])
-        return Outcome(self.name, after.determined, after.pick, after.reason, after.cells, before)
+        return Outcome(self.name, after.determined, after.pick, after.reason, after.cells, after.values, before)
 
 
 class Svcca(Method):
@@ -257,9 +261,10 @@ class Svcca(Method):
         """What the comparison suggests, or why it suggests nothing."""
         rounds = self.rounds(results, settled)
         cells = tuple(cell for cells in rounds for cell in cells)
-        missing = [cell.name for cell in cells if cell.key not in results]
+        missing = [cell for cell in cells if cell.key not in results]
         if missing:
-            return Outcome(self.name, False, None, f"{missing[0]} has failed", cells)
+            state = "has failed" if missing[0].key in settled else "is not done"
+            return Outcome(self.name, False, None, f"{missing[0].name} {state}", cells)
         found = results[self.space.cell("svcca", None, 0).key]
         return Outcome(self.name, found["determined"], found["pick"], found["reason"], cells)
 

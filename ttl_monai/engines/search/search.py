@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,15 @@ from ttl_monai.reports import console_table, plot_search, search_table
 logger = logging.getLogger(__name__)
 
 STUDY = "truncation"
+# Config ids that the search sets in its cells, and how to say them to it.
+_OWN = {
+    "dataset_dir": "--dataset_dir",
+    "datalist": "--datalist",
+    "output_dir": "--output_dir",
+    "seed": "--seed",
+    "strategy": "a search trains the whole network and its cuts",
+    "resume": "a search always goes on where it stopped",
+}
 
 
 class TruncationSearch:
@@ -92,6 +103,10 @@ class TruncationSearch:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         if (dataset_dir is None) != (datalist is None):
             raise ValueError("pass both dataset_dir and datalist, or neither to search on the bundle's made data")
+        if own := sorted(_OWN.keys() & set(settings or {})):
+            raise ValueError(f"settings must leave {own[0]!r} to the search: {_OWN[own[0]]}")
+        if svcca and method != "svcca":
+            raise ValueError(f"{', '.join(svcca)} are options of the method svcca, got method {method!r}")
         if workers is not None and workers < 0:
             raise ValueError(f"workers must be 0 or more, got {workers}")
         lists = [datalist] if isinstance(datalist, (str, Path)) else list(datalist or [])
@@ -103,8 +118,7 @@ class TruncationSearch:
         self.storage, self.study = storage, study
         self._prepared = 0.0
         # As it was typed, with the places of this machine; the record names the command without them.
-        program = "ttl" if command else "python -m monai.bundle"
-        self.again = f"{program} {shlex.join(sys.argv[1:])}"
+        self.again = f"{_program()} {shlex.join(sys.argv[1:])}"
         self.command = command or "python -m monai.bundle run --config_file .../search.json"
         self._survey: dict[str, Any] = {
             "folder": self.folder,
@@ -170,14 +184,15 @@ class TruncationSearch:
     def _write_choice(self, space: Space, outcome: Outcome) -> None:
         """The ready overlay of the chosen cut."""
         path = self.folder / "strategy_ttl.json"
+        made_by = f"`ttl search --method {self.method}`"
         if not outcome.determined or outcome.pick is None:
-            path.unlink(missing_ok=True)
+            if path.is_file() and made_by in path.read_text():  # that of another method stays
+                path.unlink()
             said = outcome.reason if not outcome.determined else f"the whole network ({outcome.reason})"
             logger.info("No cut is chosen: %s.", said)
             return
         overlay = {
-            "_desc_": f"Overlay on train.json. TTL at the point that `ttl search --method {self.method}` chose on "
-            f"{space.header['dataset']}.",
+            "_desc_": f"Overlay on train.json. TTL at the point that {made_by} chose on {space.header['dataset']}.",
             "strategy": "TTL",
             KNOB: outcome.pick,
         }
@@ -198,24 +213,42 @@ class TruncationSearch:
         """Write search.json, its table and its picture, of all methods that have run in this folder."""
         record = self.folder / "search.json"
         before = json.loads(record.read_text()) if record.is_file() else {}
-        identity = [space.identity, *space.manifests]
-        if before.get("identity") != identity:
-            before = {}  # of other data or settings
-        names = list(dict.fromkeys([*(row["method"] for row in before.get("methods", [])), self.method]))
-        methods = [make_method(name, space, rule=self.rule, quorum=self.quorum) for name in METHODS if name in names]
+        asked = [space.seed, self.rule, self.quorum, [each["point"] for each in space.candidates]]
+        identity = [space.identity, *space.manifests, hashlib.sha256(json.dumps(asked).encode()).hexdigest()]
+        if before and before.get("identity") != identity:
+            aside = record.with_name(f"search-{hashlib.sha256(record.read_bytes()).hexdigest()[:8]}.json")
+            record.replace(aside)
+            logger.info("The record of a search with other data, candidates or settings is kept as %s.", aside.name)
+            before = {}
+        opened = before.get("test") or {}
+        if test and opened.get("method") == self.method:  # by the same choice, then as now
+            test = {**test, "opened_after_choice": opened["opened_after_choice"]}
+        commands = {**before.get("commands", {}), self.method: self.command}
+        options = space.options if self.method == "svcca" else before.get("options", space.options)
+        asked_then = replace(space, options=options)
+        methods = [
+            make_method(name, asked_then, rule=self.rule, quorum=self.quorum) for name in METHODS if name in commands
+        ]
         document = make_document(
-            space,
+            asked_then,
             methods,
             ledger.results(),
             ledger.failures(),
-            command=self.command,
-            threads=self.threads,
+            commands=commands,
             test=test or before.get("test"),
         )
-        document["identity"] = identity
+        document |= {"identity": identity, "options": options}
         document["prepare_seconds"] = round(max(self._prepared, before.get("prepare_seconds", 0.0)), 1)
         write_atomically(record, (json.dumps(document, indent=4) + "\n").encode())
         write_atomically(self.folder / "search.md", search_table(document).encode())
         plot_search(document, self.folder / "search.png")
         logger.info("\n%s\n\nTable, picture and record: %s", console_table(document), self.folder)
         return document
+
+
+def _program() -> str:
+    """How this process was started, for the command that goes on."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return "ttl" if path.parts[-3:-1] == ("ttl_monai", "cli") else f"python -m {'.'.join(path.parts[-3:-1])}"
+    return "ttl" if path.name == "ttl" else f"python {shlex.quote(str(path))}"

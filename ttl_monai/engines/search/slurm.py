@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,12 @@ class Job:
 
 
 def slurm_script(
-    job: Job, *, storage: str, python: str, study: str | None = None, folder: str | Path | None = None
+    job: Job,
+    *,
+    storage: str,
+    python: str,
+    study: str | None = None,
+    places: Mapping[str, str | Path | None] | None = None,
 ) -> str:
     """An sbatch script that starts workers.
 
@@ -48,7 +54,8 @@ def slurm_script(
         storage: address of the queue; not SQLite, which is not safe on a folder that nodes share.
         python: the interpreter on the nodes that has ttl-monai.
         study: name of the search, where the queue has more than one.
-        folder: folder of the search as the nodes see it; default: as it was made.
+        places: folders as the nodes see them, where that is not as the search does: `out` (of the search), `bundle`,
+            `dataset_dir`.
 
     Returns:
         The script.
@@ -71,7 +78,8 @@ def slurm_script(
             raise ValueError(f"expected one word without spaces or quotes for an #SBATCH line, got {word!r}.")
     command = [python, "-m", "ttl_monai.cli", "worker", "--storage", storage, "--threads", str(job.cpus)]
     command += ["--study", study] if study else []
-    command += ["--out", str(folder)] if folder else []
+    for option, folder in (places or {}).items():
+        command += [f"--{option}", str(folder)] if folder else []
     command += [] if job.gpus else ["--device", "cpu"]
     return _TEMPLATE.format(
         lines="\n".join(f"#SBATCH {line}" for line in _lines(job)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import monai
-import torch
 from monai.bundle import ConfigWorkflow
 
 import ttl_monai
@@ -20,6 +20,7 @@ from ttl_monai.engines.search.cells import Cell
 from ttl_monai.engines.workflow import told_cause
 
 KNOB = "network_def#truncate_at"
+_TRAINS = ("data", "networks", "analysis", "handlers", "engines")  # rooms whose code decides the numbers
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,16 @@ def sources_hash(bundle: str | Path, overlays: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def versions() -> list[tuple[str, str]]:
-    """Names and versions of what decides the numbers of a training."""
-    modules = (("ttl-monai", ttl_monai), ("monai", monai), ("torch", torch))
-    return [(name, str(module.__version__).partition("+")[0]) for name, module in modules]
+    """Names and versions of what decides the numbers of a training; of this package, the code as it is here."""
+    root = Path(ttl_monai.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for room in _TRAINS for path in (root / room).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    packages = ("monai", "torch", "torchvision", "timm", "scikit-learn")
+    installed = [(name, importlib.metadata.version(name).partition("+")[0]) for name in packages]
+    return [("ttl-monai", f"{ttl_monai.__version__} (code {digest.hexdigest()[:12]})"), *installed]
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import torch
 from tqdm import tqdm
 
 from ttl_monai.analysis import pick_transition
-from ttl_monai.engines.feature_moments import GROUPS
+from ttl_monai.analysis.canonical import check_variance
+from ttl_monai.analysis.transition import STATISTICS
+from ttl_monai.engines.feature_moments import GROUPS, NULLS
 from ttl_monai.engines.runs import build_network
 from ttl_monai.engines.search.cells import Cell
 from ttl_monai.engines.search.space import Space
@@ -101,12 +103,24 @@ def svcca_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked of the comparison, with the defaults of what was not.
 
     Raises:
-        ValueError: an unknown option.
+        ValueError: an unknown option, or a value that it cannot have.
     """
     unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
         raise ValueError(f"svcca takes {', '.join(OPTIONS)}, got {', '.join(unknown)}")
-    return {**OPTIONS, **given}
+    options = {**OPTIONS, **given}
+    for name, values in (("null", NULLS), ("statistic", STATISTICS), ("level", ("stage", "block"))):
+        if options[name] not in values:
+            raise ValueError(f"svcca's {name} must be one of {', '.join(values)}, got {options[name]!r}")
+    threshold, groups = options["threshold"], options["groups"]
+    if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
+        raise ValueError(f"svcca's threshold must lie between 0 and 1, got {threshold!r}")
+    if threshold is not None and options["statistic"] == "quartiles":
+        raise ValueError("svcca's statistic 'quartiles' has no threshold: the boxes touch or they do not")
+    if not isinstance(groups, int) or groups < 2:
+        raise ValueError(f"svcca's groups of patients must be at least 2, got {groups!r}")
+    check_variance(options["variance"])
+    return options
 
 
 def _whole_run(space: Space, repeat: int) -> Path:

@@ -67,6 +67,7 @@ def main() -> None:
         "two_workers_s": round(two, 1),
         "ratio": round(two / one, 3),
         "limit": LIMIT,
+        "met": two / one <= LIMIT,
         "cells": 4 * arguments.repeats,
         "cores": os.cpu_count(),
         "command": f"python benchmarks/workers.py --repeats {arguments.repeats} --patients {arguments.patients}",

@@ -1,6 +1,7 @@
 """SVCCA of two networks over a stream of images: the numbers of one big array, for any batches and groups."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def batches(size=7, kind=2):
 def maps(network, points, kind=2):
     with torch.no_grad():
         return PointFeatures(network.eval(), points)(images(kind))
+
+
+@pytest.mark.parametrize("sums", [PatientMoments, LayerMoments])
+def test_sums_that_do_not_fit_the_free_memory_are_refused(monkeypatch, sums):
+    before, after = Tiny(), Tiny(seed=1)
+    points = choose_points(before, "block")
+    names = [name for name, _ in points]
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_AVPHYS_PAGES": 1}[name])
+    with pytest.raises(ValueError, match=r"second moments of these points need .* GiB, and .* free: name fewer points"):
+        feed(before, after, names, batches(), [sums(points if sums is PatientMoments else names)])
 
 
 @pytest.mark.parametrize(("kind", "size"), [(2, 7), (2, 1), (3, 24)])

@@ -65,7 +65,7 @@ def test_methods_are_written_byte_for_byte(search):
     assert "at least 67 % of their repeats" in text
     assert "\nTrainings: 51 done. Cells: 0 failed.\n" in text
     assert "\nThe best cut itself varies by 0.0040 (standard deviation) over the repeats.\n" in text
-    assert text.endswith("\nRepeat it: `ttl search --train-patients 400`\n")
+    assert text.endswith("\nRepeat it:\n\n```\nttl search --train-patients 400\n```\n")
 
 
 def test_table_does_not_depend_on_the_order_of_methods_and_leaves_its_input_alone(search):

@@ -41,6 +41,12 @@ def make(determined=True, null="wachter"):
         "null": null,
         "points": points,
         "matrix": {"points": ["a", "whole"], "excess_area": [[0.9, 0.4], [0.3, 0.2]], "mean": [[1, 1], [1, 1]]},
+        "picks": {
+            "stage": {
+                "overlap": {"point": "layer2.1", "determined": True},
+                "excess": {"point": None, "determined": False},
+            }
+        },
         "pick": "layer2.1" if determined else None,
         "determined": determined,
         "reason": "it is the last stage end" if determined else "too few samples",
@@ -114,9 +120,12 @@ def test_text_has_aligned_numbers_and_a_verdict():
     assert len({len(line) for line in lines[:5]}) == 1
     assert "39x40" in lines[1]
     assert "12,345" in lines[4]
-    assert lines[-1] == "Transition: layer2.1; it is the last stage end."
+    assert lines[-2:] == [
+        "Transition: layer2.1; it is the last stage end.",
+        "By statistic, at stage ends: overlap layer2.1, excess undetermined.",
+    ]
     end = {**make(), "pick": None}
-    assert similarity_text(end).endswith("Transition: the end of the network; it is the last stage end.")
+    assert "Transition: the end of the network; it is the last stage end." in similarity_text(end)
 
 
 @pytest.mark.parametrize(

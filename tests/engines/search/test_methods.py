@@ -46,7 +46,7 @@ def answer(space, cell, curve, spread=0.0):
     if cell.kind == "probe":
         points = {each["point"] or "whole": {"value": curve[each["point"]] + shift} for each in space.candidates}
         return {"points": points, "seconds": 1.0}
-    return {"pick": "b.2", "determined": True, "reason": "made", "points": [], "seconds": 2.0}
+    return {"pick": "b.2", "determined": True, "reason": "made", "points": [], "picks": {}, "seconds": 2.0}
 
 
 def play(method, curve=CURVE, *, failing=(), spread=0.0, probe_curve=None):
@@ -263,6 +263,16 @@ def test_methods_share_cells_and_the_document_compares_them():
     expected = sum(0.9 - CURVE[point] for point in POINTS) / len(POINTS)
     assert document["random"]["regret"] == pytest.approx(expected)
     assert [row["point"] for row in document["curve"]] == [*POINTS, None]
+
+
+def test_the_table_shows_the_repeats_that_the_choice_compared():
+    method = make_method("exhaustive", make_space(repeats=3))
+    _, results, outcome, failures = play(method, failing=["train-b.1-0"], spread=0.01)
+    document = make_document(method.space, [method], results, failures, commands={})
+    (row,) = document["methods"]
+    assert (row["pick"], row["n"]) == ("b.1", method.space.repeats - 1)
+    assert f"{row['mean']:.4f}" in outcome.reason
+    assert f"on {row['n']} of {method.space.repeats} repeats" in outcome.reason
 
 
 def test_without_the_whole_curve_nothing_is_called_a_regret():

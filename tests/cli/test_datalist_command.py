@@ -8,6 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -197,7 +198,48 @@ def test_folder_source(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("words", [["datalist"], ["datalist", "csv"], ["datalist", "folder"]])
+def test_segmentation_sources_make_datalists_split_by_patient(tmp_path, monkeypatch):
+    """Eight patients with two images each; the decathlon's file says name, licence and source."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(16):
+        for what in ("imagesTr", "labelsTr"):
+            (tmp_path / "set" / what).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "set" / what / f"p{i // 2}_{i}.nii").write_bytes(f"{what} {i}".encode())
+    cases = [
+        {key: f"./{what}/p{i // 2}_{i}.nii" for key, what in (("image", "imagesTr"), ("label", "labelsTr"))}
+        for i in range(16)
+    ]
+    about = {"name": "Task", "licence": "CC0", "reference": "nobody", "labels": {"0": "background", "1": "liver"}}
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps({**about, "training": cases}))
+    common = ("--patient-regex", r"(p\d+)_", "--repeats", "1", "--public-ids")
+    ttl("datalist", "msd", "set", *common, "--output-dir", "a")
+    ttl(
+        "datalist",
+        "masks",
+        "set",
+        "--images",
+        "imagesTr",
+        "--masks",
+        "labelsTr",
+        "--class-names",
+        "background",
+        "liver",
+        *common,
+        "--name",
+        "Task",
+        "--output-dir",
+        "b",
+    )
+    first, second = (Datalist.load(tmp_path / folder / "Task_split0.json", tmp_path / "set") for folder in "ab")
+    assert first.entries == second.entries
+    assert (first.task, first.class_names) == ("segmentation", ["background", "liver"])
+    assert (first.licence, first.source) == ("CC0", "nobody")
+    assert all("label_sha256" in entry for entry in first.entries["training"])
+    item = first.section("test")[0]
+    assert Path(item["label"]).read_bytes().startswith(b"labelsTr")
+
+
+@pytest.mark.parametrize("words", [["datalist"], *(["datalist", kind] for kind in ("csv", "folder", "masks", "msd"))])
 def test_help_reads_well(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         ttl(*words, "--help")

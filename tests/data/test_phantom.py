@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ttl_monai.data import Datalist, demo_phantom, make_phantom, phantom
+from ttl_monai.data import SECTIONS, Datalist, LoadPaird, demo_phantom, make_phantom, phantom
 from ttl_monai.data.phantom import DEMO_PATIENTS, draw_phantom
 from ttl_monai.data.phantom_xray import Anatomy, draw_chest
 
@@ -173,6 +174,38 @@ def test_the_datalist_fits_the_table_and_splits_by_patient(small):
         labels.setdefault(entry["patient"], []).append(entry["label"])
     assert all(set(found) == {0, 1} and len(found) in (2, 3) for found in labels.values())
     assert "not of real people" in (small / "README.txt").read_text()
+
+
+def test_a_phantom_of_segmentation_has_the_lungs_as_masks(tmp_path):
+    path = make_phantom(tmp_path, seed=3, patients=6, masks=True)
+    datalist = Datalist.load(path, tmp_path)
+    assert (datalist.task, datalist.class_names) == ("segmentation", ["background", "lung"])
+    assert "masks=True" in datalist.header["made_by"]
+    exams = {f"{exam.patient}_{exam.number}": exam for exam in draw_phantom(seed=3, patients=6)}
+    items = [item for section in SECTIONS for item in datalist.section(section)]
+    assert len(items) == len(exams)
+    load = LoadPaird(num_classes=2)
+    for item in items:
+        loaded = load(item)
+        xray = exams[Path(item["image"]).stem].xray
+        assert np.array_equal(loaded["label"][0], xray.lungs.any(axis=0))
+        np.testing.assert_allclose(loaded["image"][0], xray.image, atol=0.003)
+        assert Image.open(item["label"]).convert("L").getextrema() == (0, 255)
+    entry = datalist.entries["training"][0]
+    for key, what in (("sha256", "image"), ("label_sha256", "label")):
+        assert entry[key] == hashlib.sha256((tmp_path / entry[what]).read_bytes()).hexdigest()
+
+
+def test_the_demo_of_segmentation_is_made_anew_without_its_masks(small_demo):
+    path = demo_phantom(small_demo, masks=True)
+    whole = tree(small_demo)
+    assert sum(name.startswith("masks/") for name in whole) == sum(name.startswith("images/") for name in whole)
+    next((small_demo / "masks").iterdir()).unlink()
+    assert demo_phantom(small_demo, masks=True) == path
+    assert tree(small_demo) == whole
+    demo_phantom(small_demo)  # the other demo in the same folder takes its place
+    assert not (small_demo / "masks").exists()
+    assert Datalist.load(path, small_demo).task == "binary"
 
 
 def test_the_demo_is_split_64_16_20_with_balanced_classes(demo_sized):

@@ -1,11 +1,12 @@
-"""The sources csv and folder: records as they stand in the table or the folders, and clear refusals."""
+"""The sources of datalists: records as they stand in the table or the folders, and clear refusals."""
 
 import argparse
+import json
 
 import pytest
 
 from ttl_monai.data.labels import class_labels, multi_labels
-from ttl_monai.data.sources import csv, folder, patient_finder
+from ttl_monai.data.sources import csv, folder, masks, msd, patient_finder
 
 
 def read(source, *options, dataset_dir):
@@ -202,6 +203,116 @@ def test_folder_refuses(tmp_path, make, options, message):
 def test_folder_outside_the_data_set_is_refused(classes, tmp_path):
     with pytest.raises(ValueError, match="must lie in --dataset-dir"):
         read(folder, classes, dataset_dir=tmp_path / "other")
+
+
+# ---- masks
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_masks_pairs_by_name_whatever_the_ending(tmp_path):
+    touch(tmp_path, "set/images/p2_1.jpg", "set/images/a/p1_1.nii.gz", "set/images/p1_2.dcm", "set/images/.hidden.png")
+    touch(tmp_path, "set/masks/p1_2.png", "set/masks/a/p1_1.nii", "set/masks/p2_1.tif", "set/masks/notes.txt")
+    options = ("--patient-regex", r"(p\d)_", "--class-names", "background", "lung")
+    table = read(masks, tmp_path / "set", *options, dataset_dir=tmp_path)
+    assert (table.task, table.class_names) == ("segmentation", ["background", "lung"])
+    assert [tuple(record) for record in table.records] == [
+        (1, "set/images/a/p1_1.nii.gz", "set/masks/a/p1_1.nii", "p1"),
+        (2, "set/images/p1_2.dcm", "set/masks/p1_2.png", "p1"),
+        (3, "set/images/p2_1.jpg", "set/masks/p2_1.tif", "p2"),
+    ]
+
+
+def test_masks_takes_other_folders_and_a_suffix(tmp_path, caplog):
+    touch(tmp_path, "x/1.png", "x/2.png", "y/1_mask.png", "y/2_mask.png")
+    options = ("--images", "x", "--masks", "y", "--mask-suffix", "_mask")
+    table = read(masks, tmp_path, *options, dataset_dir=tmp_path)
+    assert [record.label for record in table.records] == ["y/1_mask.png", "y/2_mask.png"]
+    assert [record.patient for record in table.records] == ["1.png", "2.png"]
+    assert "each of the 2 files is a patient of its own" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["images/1.png", "images/2.png", "masks/1.png"], (), "1 images have no mask: row 2"),
+        (["images/1.png", "masks/1.png", "masks/1.tif"], (), "1 images have several masks: row 1"),
+        (["images/1.png", "images/1.jpg", "masks/1.png"], (), "2 images share a name with another: rows 1, 2"),
+        (["images/1.png", "masks/1.png", "masks/2.png"], (), "1 of 2 masks have no image; is --mask-suffix right"),
+        (["images/1.png", "masks/1.png"], ("--mask-suffix", "_m"), "1 of 1 masks have no image"),
+        (["images/1.png"], (), "there is no folder 'masks' in .*; say --images and --masks"),
+        (["images/1.txt", "masks/1.png"], (), "the folder 'images' has no images; endings looked for: .png"),
+    ],
+)
+def test_masks_refuses(tmp_path, names, options, message):
+    touch(tmp_path, *names)
+    with pytest.raises(ValueError, match=message):
+        read(masks, tmp_path, *options, dataset_dir=tmp_path)
+
+
+# ---- msd
+
+DATASET = {
+    "name": "Hippocampus",
+    "reference": "a hospital",
+    "licence": "CC-BY-SA 4.0",
+    "labels": {"0": "background", "2": "posterior", "1": "anterior"},
+    "training": [
+        {"image": "./imagesTr/h_001.nii.gz", "label": "./labelsTr/h_001.nii.gz"},
+        {"image": "imagesTr/h_004.nii.gz", "label": "labelsTr/h_004.nii.gz"},
+    ],
+    "test": ["./imagesTs/h_002.nii.gz"],
+}
+
+
+def read_msd(folder, content, *options):
+    (folder / "task").mkdir(exist_ok=True)
+    (folder / "task" / "dataset.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return read(msd, folder / "task", *options, dataset_dir=folder)
+
+
+def test_msd_takes_the_cases_with_masks_and_the_classes_in_order(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        table = read_msd(tmp_path, DATASET)
+    assert (table.task, table.class_names) == ("segmentation", ["background", "anterior", "posterior"])
+    assert [tuple(record) for record in table.records] == [
+        (1, "task/imagesTr/h_001.nii.gz", "task/labelsTr/h_001.nii.gz", "h_001"),
+        (2, "task/imagesTr/h_004.nii.gz", "task/labelsTr/h_004.nii.gz", "h_004"),
+    ]
+    assert "1 cases of the challenge's test section have no mask" in caplog.text
+    assert [record.patient for record in read_msd(tmp_path, DATASET, "--patient-regex", r"_(\d)").records] == ["0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON file"),
+        ([], "has no list 'training'"),
+        ({"training": {}}, "has no list 'training'"),
+        (
+            DATASET | {"labels": {"0": "background", "2": "x"}},
+            r"must name the classes of the values 0, 1, ... in 'labels'",
+        ),
+        (DATASET | {"labels": {"0": "x", "1": "x"}}, "must name the classes"),
+        (DATASET | {"labels": None}, "must name the classes .*, got None"),
+        (
+            DATASET | {"training": [{"image": "a.nii"}, "b.nii", {"image": "../../a", "label": "b"}]},
+            "3 cases .*: rows 1, 2, 3",
+        ),
+    ],
+)
+def test_msd_refuses(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read_msd(tmp_path, content)
+
+
+def test_msd_without_its_file_names_the_other_source(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no dataset.json .*`ttl datalist masks`"):
+        read(msd, tmp_path, dataset_dir=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -238,11 +238,28 @@ def test_prepare_batch_without_a_label():
     assert label is None
 
 
-def test_prepare_batch_refuses_to_augment_beside_a_mask():
-    batch = {"image": torch.rand(2, 1, 16, 16), "label": torch.zeros(2, 1, 16, 16)}
-    with pytest.raises(ValueError, match="the label is an image too"):
-        PrepareBatch(augment=BatchAugment(8, crop_from=16))(batch)
-    assert PrepareBatch()(batch)[1].shape == (2, 1, 16, 16)
+@pytest.mark.parametrize("rotate_degrees", [0, 40])
+def test_a_mask_moves_with_its_image(rotate_degrees):
+    images = picture(6, 1, 32, 40)
+    masks = torch.cat([(images > 0.4) * 3, images > 0.7], 1).to(torch.uint8)
+    augment = BatchAugment((20, 24), crop_from=(32, 40), rotate_degrees=rotate_degrees, flip=True)
+    torch.manual_seed(3)
+    alone = augment(images)
+    torch.manual_seed(3)
+    moved, moved_masks = PrepareBatch(augment=augment)({"image": images, "label": masks})
+    assert torch.equal(moved, alone)
+    assert moved_masks.shape == (6, 2, 20, 24)
+    assert moved_masks.dtype == torch.uint8
+    assert set(moved_masks.unique().tolist()) <= {0, 1, 3}
+    inside = moved > 0.02  # beyond the image both are 0
+    wrong = ((moved > 0.4) != (moved_masks[:, :1] > 0)) & inside
+    assert wrong.float().mean() < (0.06 if rotate_degrees else 1e-9)  # at edges the nearest pixel may differ
+    assert PrepareBatch()({"image": images, "label": masks})[1].shape == (6, 2, 32, 40)
+
+
+def test_masks_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"masks must be .* of the images \(2, 1, 16, 16\), got \(2, 1, 8, 8\)"):
+        BatchAugment(8, crop_from=16).augment_pairs(torch.rand(2, 1, 16, 16), torch.zeros(2, 1, 8, 8))
 
 
 def test_training_engine_takes_it():

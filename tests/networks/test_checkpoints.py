@@ -52,6 +52,24 @@ def test_read_state_dict_of_a_classifier_brings_its_normalisation(tmp_path):
     assert normalisation == ((0.25,) * 3, (0.5,) * 3)
 
 
+def test_read_state_dict_of_a_unet_brings_its_encoder_and_normalisation(tmp_path):
+    content = {
+        "mean": torch.full((1, 3, 1, 1), 0.25),
+        "std": torch.full((1, 3, 1, 1), 0.5),
+        "encoder.conv1.weight": torch.ones(2),
+        "decoder.blocks.stride1.conv1.conv.weight": torch.ones(2),
+        "head.weight": torch.ones(1),
+    }
+    state, normalisation = read_state_dict(save(content, tmp_path / "model.pt"))
+    assert normalisation == ((0.25,) * 3, (0.5,) * 3)
+    module = nn.Module()
+    module.conv1 = nn.Linear(2, 1, bias=False)
+    module.conv1.weight = nn.Parameter(torch.zeros(2))
+    report = load_strictly(module, state)
+    assert torch.equal(module.conv1.weight, torch.ones(2))
+    assert report.skipped == ("decoder.blocks.stride1.conv1.conv.weight", "head.weight")
+
+
 def test_read_state_dict_translates_the_old_names_of_densenet(tmp_path):
     old = {"features.denseblock1.denselayer1.norm.1.weight": torch.ones(2), "features.norm0.weight": torch.ones(2)}
     state, _ = read_state_dict(save(old, tmp_path / "densenet.pth"))

@@ -33,11 +33,14 @@ logger = logging.getLogger(__name__)
 # Raised when the pictures change, so that a demo made by an older version is made anew.
 EDITION = 2
 CLASS_NAMES = ["negative", "positive"]
+MASK_CLASS_NAMES = ["background", "lung"]
 DEMO_PATIENTS = 240
 SIZE = (144, 184)
 _FORMATS = ("PNG", "DX MONOCHROME2", "PNG", "CR MONOCHROME1", "DX MONOCHROME1", "CR MONOCHROME2")
 _SOP_CLASSES = {"DX": DigitalXRayImageStorageForPresentation, "CR": ComputedRadiographyImageStorage}
 _CHEST_WIDTH_MM = 350.0
+_HASHED = (("sha256", "image"), ("label_sha256", "label"))
+_BLACK_AND_WHITE = [0, 0, 0, 255, 255, 255]
 _README = """Made chest x-rays, not of real people
 =====================================
 
@@ -45,7 +48,8 @@ ttl_monai drew these pictures from shapes and noise (ttl_monai.data.make_phantom
 Patients, ids and findings are made up. Results on them say nothing about medicine.
 
 images/        x-rays, 12-bit DICOM (DX and CR, MONOCHROME1 and MONOCHROME2) and 8-bit PNG
-labels.csv     image, patient_id, label
+masks/         where there are any: the lungs as far as they show, PNG with a palette, 0 background, 1 lung
+labels.csv     image, patient_id, label (the mask, where there are any)
 datalist.json  the same, split by patient into training, validation and test
 
 In "positive" pictures patches of the lungs carry a fine net of lines. Every patient has pictures of both classes.
@@ -104,7 +108,12 @@ def draw_phantom(
 
 
 def make_phantom(
-    folder: str | Path, *, seed: int = 0, patients: int = DEMO_PATIENTS, size: tuple[int, int] = SIZE
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    patients: int = DEMO_PATIENTS,
+    size: tuple[int, int] = SIZE,
+    masks: bool = False,
 ) -> Path:
     """Write a phantom: images/, labels.csv, datalist.json (split by patient, 64/16/20) and README.txt.
 
@@ -115,6 +124,7 @@ def make_phantom(
         seed: decides everything.
         patients: number of patients, at least 3.
         size: smallest and largest width in pixels, rounded down to multiples of 8.
+        masks: a data set of segmentation: masks/ with the lungs as well, which are the labels in place of the finding.
 
     Returns:
         The path of datalist.json.
@@ -127,36 +137,43 @@ def make_phantom(
         raise ValueError(f"expected patients >= {len(SECTIONS)}, one for each of {', '.join(SECTIONS)}, got {patients}")
     records: list[Record] = []
     hashes: dict[str, str] = {}
-    for exam in draw_phantom(seed=seed, patients=patients, size=size):
-        content = _png(exam.xray.image) if exam.format == "PNG" else _dicom(exam, seed)
-        name = f"images/{exam.patient}_{exam.number}.{'png' if exam.format == 'PNG' else 'dcm'}"
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, content: bytes) -> str:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-        records.append(Record(len(records) + 2, name, exam.label, exam.patient))
         hashes[name] = hashlib.sha256(content).hexdigest()
+        return name
+
+    for exam in draw_phantom(seed=seed, patients=patients, size=size):
+        name = f"{exam.patient}_{exam.number}"
+        if exam.format == "PNG":
+            image = write(f"images/{name}.png", _png(exam.xray.image))
+        else:
+            image = write(f"images/{name}.dcm", _dicom(exam, seed))
+        label = write(f"masks/{name}.png", _mask_png(exam.xray.lungs)) if masks else exam.label
+        records.append(Record(len(records) + 2, image, label, exam.patient))
 
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["image", "patient_id", "label"])
-        rows.writerows([record.image, record.patient, CLASS_NAMES[record.label == 1]] for record in records)
+        rows.writerows([r.image, r.patient, r.label if masks else CLASS_NAMES[r.label == 1]] for r in records)
     (folder / "README.txt").write_text(_README, encoding="utf-8")
     header = {
         "name": "phantom",
         "source": "drawn by ttl_monai from shapes and noise; no real patients",
         "licence": "CC0-1.0",
-        "made_by": _made_by(seed, patients, size),
+        "made_by": _made_by(seed, patients, size, masks),
     }
-    table = Table("binary", CLASS_NAMES, records)
+    table = Table("segmentation", MASK_CLASS_NAMES, records) if masks else Table("binary", CLASS_NAMES, records)
     (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
-    for section in SECTIONS:
-        for entry in datalist[section]:
-            entry["sha256"] = hashes[entry["image"]]
+    for entry in (entry for section in SECTIONS for entry in datalist[section]):
+        entry.update({key: hashes[entry[what]] for key, what in _HASHED if entry[what] in hashes})
     path = folder / "datalist.json"
     path.write_text(to_json(datalist), encoding="utf-8")
     return path
 
 
-def demo_phantom(folder: str | Path) -> Path:
+def demo_phantom(folder: str | Path, *, masks: bool = False) -> Path:
     """The phantom of the demo, made on first use, and made anew where it is damaged or of another version.
 
     It appears whole or not at all, also when the process is killed or several processes ask for it at once. One line
@@ -164,6 +181,7 @@ def demo_phantom(folder: str | Path) -> Path:
 
     Args:
         folder: where it lies or shall lie.
+        masks: that of segmentation, as in `make_phantom`.
 
     Returns:
         The path of datalist.json; `folder` is the data set's folder.
@@ -173,11 +191,11 @@ def demo_phantom(folder: str | Path) -> Path:
     """
     folder = Path(folder).absolute()
     made = "found"
-    if not _is_demo(folder):
+    if not _is_demo(folder, masks):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if not _is_demo(folder):
-                _replace_demo(folder)
+            if not _is_demo(folder, masks):
+                _replace_demo(folder, masks)
                 made = "made"
     logger.info(
         "%s the demo's data in %s: drawn chest x-rays of %d patients who do not exist. "
@@ -189,11 +207,12 @@ def demo_phantom(folder: str | Path) -> Path:
     return folder / "datalist.json"
 
 
-def _made_by(seed: int, patients: int, size: tuple[int, int]) -> str:
-    return f"ttl_monai.data.make_phantom(seed={seed}, patients={patients}, size={tuple(size)}), edition {EDITION}"
+def _made_by(seed: int, patients: int, size: tuple[int, int], masks: bool) -> str:
+    arguments = f"seed={seed}, patients={patients}, size={tuple(size)}{', masks=True' if masks else ''}"
+    return f"ttl_monai.data.make_phantom({arguments}), edition {EDITION}"
 
 
-def _replace_demo(folder: Path) -> None:
+def _replace_demo(folder: Path, masks: bool) -> None:
     """Make the demo beside `folder` and move it there; the caller holds the lock."""
     readme = folder / "README.txt"
     ours = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(_README.split("\n")[0])
@@ -204,21 +223,21 @@ def _replace_demo(folder: Path) -> None:
         )
     temporary = folder.with_name(f".{folder.name}.making")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
-    make_phantom(temporary, seed=0, patients=DEMO_PATIENTS, size=SIZE)
+    make_phantom(temporary, seed=0, patients=DEMO_PATIENTS, size=SIZE, masks=masks)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)
 
 
-def _is_demo(folder: Path) -> bool:
+def _is_demo(folder: Path, masks: bool) -> bool:
     """Whether the demo is there, of this version, every byte of its images as it was made."""
     try:
         datalist = json.loads((folder / "datalist.json").read_bytes())
-        expected = _made_by(0, DEMO_PATIENTS, SIZE)
-        return datalist["made_by"] == expected and all(
-            hashlib.sha256((folder / entry["image"]).read_bytes()).hexdigest() == entry["sha256"]
+        return datalist["made_by"] == _made_by(0, DEMO_PATIENTS, SIZE, masks) and all(
+            hashlib.sha256((folder / entry[what]).read_bytes()).hexdigest() == entry[key]
             for section in SECTIONS
             for entry in datalist[section]
+            for key, what in _HASHED[: 1 + masks]
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -227,6 +246,15 @@ def _is_demo(folder: Path) -> bool:
 def _png(image: np.ndarray) -> bytes:
     buffer = BytesIO()
     Image.fromarray(np.round(image * 255).astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _mask_png(lungs: np.ndarray) -> bytes:
+    """The lungs, (2, height, width), as a picture whose values are the classes and which shows them white."""
+    picture = Image.fromarray(lungs.any(axis=0).astype(np.uint8))
+    picture.putpalette(_BLACK_AND_WHITE)  # turns grey into indices of the palette, the values stay
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -55,7 +55,7 @@ class XrayReader(ImageReader):
 
     def verify_suffix(self, filename: Sequence[str | PathLike] | str | PathLike) -> bool:
         """Whether the reader takes these names (or, without a known extension, this content)."""
-        return all(_format_of(Path(name)) is not None for name in ensure_tuple(filename))
+        return all(format_of(Path(name)) is not None for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[str | PathLike] | str | PathLike, **_: object) -> tuple[Path, ...]:
         """Give the paths on to `get_data`, unread.
@@ -95,7 +95,8 @@ class XrayReader(ImageReader):
         return image, {MetaKeys.SPATIAL_SHAPE: image.shape[:2], MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim}
 
 
-def _format_of(path: Path) -> str | None:
+def format_of(path: Path) -> str | None:
+    """`pillow`, `nifti` or `dicom` by the name, or else by the content; None for anything else."""
     name = path.name.lower()
     if name.endswith(_PILLOW_SUFFIXES):
         return "pillow"
@@ -111,7 +112,7 @@ def _decode(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: expected one image file, got a folder")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes)")
-    kind = _format_of(path)
+    kind = format_of(path)
     if kind == "dicom":
         return read_dicom(path)
     if kind is None:
@@ -119,13 +120,13 @@ def _decode(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: unsupported format, expected one of {known} or a DICOM file without extension")
     try:
         return _read_pillow(path) if kind == "pillow" else _read_nifti(path)
-    except (_NotOneImageError, FileNotFoundError, PermissionError, MemoryError):
+    except (NotOneImageError, FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # image parsers raise anything on damaged files
         raise ValueError(f"{path}: damaged, or not the image that its extension says ({error})") from error
 
 
-class _NotOneImageError(ValueError):
+class NotOneImageError(ValueError):
     """A sound file that is not one 2D image."""
 
 
@@ -133,7 +134,7 @@ def _read_pillow(path: Path) -> np.ndarray:
     with Image.open(path, formats=_PILLOW_FORMATS) as file:
         frames = getattr(file, "n_frames", 1)
         if frames > 1:
-            raise _NotOneImageError(f"{path}: expected one image, got {frames} frames or pages")
+            raise NotOneImageError(f"{path}: expected one image, got {frames} frames or pages")
         # Pillow turns white-is-zero TIFFs over itself, except those of 16 bits.
         inverted = file.mode == "I;16" and getattr(file, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = ImageOps.exif_transpose(file)
@@ -145,24 +146,33 @@ def _read_pillow(path: Path) -> np.ndarray:
 
 
 def _read_nifti(path: Path) -> np.ndarray:
+    pixels = view_nifti(path)
+    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else scale_to_unit(_finite(pixels, path))
+
+
+def view_nifti(path: Path) -> np.ndarray:
+    """The pixels of a 2D NIfTI image, (rows, columns) as a radiologist views it, with the values that are stored.
+
+    Raises:
+        NotOneImageError: for a volume, or for pixels that are not grey.
+    """
     image = nib.load(path)
     if not isinstance(image, SpatialImage):
-        raise _NotOneImageError(f"{path}: expected a 2D image, got a {type(image).__name__}")
+        raise NotOneImageError(f"{path}: expected a 2D image, got a {type(image).__name__}")
     shape = image.shape
     if len(shape) < 2 or sum(n != 1 for n in shape) > 2 or any(n != 1 for n in shape[3:]):
-        raise _NotOneImageError(f"{path}: expected a 2D image, got a volume of shape {tuple(shape)}")
+        raise NotOneImageError(f"{path}: expected a 2D image, got a volume of shape {tuple(shape)}")
     pixels = np.asanyarray(image.dataobj)
     if pixels.dtype.kind not in "uif":
-        raise _NotOneImageError(f"{path}: expected grey pixels, got the NIfTI data type {pixels.dtype}")
+        raise NotOneImageError(f"{path}: expected grey pixels, got the NIfTI data type {pixels.dtype}")
     pixels = pixels.reshape((*shape, 1)[:3])
     to_view = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPI"))
     pixels = apply_orientation(pixels, to_view)  # axes: towards left, posterior, inferior
     flat = next(axis for axis in (2, 1, 0) if pixels.shape[axis] == 1)
-    pixels = pixels.squeeze(axis=flat).T  # the first axis of each pair runs across the picture
-    return pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else scale_to_unit(_finite(pixels, path))
+    return pixels.squeeze(axis=flat).T  # the first axis of each pair runs across the picture
 
 
 def _finite(pixels: np.ndarray, path: Path) -> np.ndarray:
     if not np.isfinite(pixels).all():
-        raise _NotOneImageError(f"{path}: NaN or infinite pixels")
+        raise NotOneImageError(f"{path}: NaN or infinite pixels")
     return pixels

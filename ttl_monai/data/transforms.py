@@ -86,17 +86,48 @@ class BatchAugment:
             ValueError: for another shape.
             TypeError: for integer images.
         """
+        return self._augment(images, None)[0]
+
+    def augment_pairs(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment a batch of images and their masks in the same way.
+
+        Args:
+            images: as at a call.
+            masks: (B, K, H, W), any type; pixels are taken from the nearest place, so that no new values arise.
+
+        Returns:
+            The images as at a call, and the masks (B, K, h, w) of their type, 0 beyond the border.
+
+        Raises:
+            ValueError: for another shape.
+            TypeError: for integer images.
+        """
+        if masks.ndim != 4 or masks.shape[0] != images.shape[0] or masks.shape[2:] != images.shape[2:]:
+            raise ValueError(
+                f"masks must be (B, K, H, W) with a pixel for each of the images {tuple(images.shape)}, got "
+                f"{tuple(masks.shape)}"
+            )
+        return self._augment(images, masks)
+
+    def _augment(self, images: torch.Tensor, masks: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+        """Both moved in the same way; the second is None where no masks are given."""
         if images.ndim != 4 or tuple(images.shape[2:]) != self.crop_from:
             height, width = self.crop_from
             raise ValueError(f"images must be (B, C, {height}, {width}) as crop_from says, got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise TypeError(f"images must be of a floating type, got {images.dtype}")
         images = images.as_subclass(torch.Tensor)  # MetaTensor's bookkeeping has no meaning for a batch
+        masks = None if masks is None else masks.as_subclass(torch.Tensor)
         top, left, angle, mirrored = self._draw(len(images))
         if self.rotate_degrees == 0:
-            return self._crop(images, top, left, mirrored)
+            cropped = None if masks is None else self._crop(masks, top, left, mirrored)
+            return self._crop(images, top, left, mirrored), cropped
         grid = self._grid(top, left, angle, mirrored, images.device).to(images.dtype)
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if masks is None:
+            return images, None
+        nearest = F.grid_sample(masks.to(grid), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return images, nearest.to(masks.dtype)
 
     def _draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Top and left of the windows in pixels, angles in radians, and which are mirrored; each (B,)."""
@@ -141,10 +172,10 @@ class BatchAugment:
 
 
 class PrepareBatch(monai.engines.PrepareBatch):
-    """Image and label of a batch on the device, the image augmented there.
+    """Image and label of a batch on the device, augmented there: the image, and a label that is a mask with it.
 
     Args:
-        augment: applied to the image batch; give it to the trainer's instance only, the evaluator's has none.
+        augment: applied to the batch; give it to the trainer's instance only, the evaluator's has none.
     """
 
     def __init__(self, augment: BatchAugment | None = None) -> None:
@@ -167,13 +198,10 @@ class PrepareBatch(monai.engines.PrepareBatch):
 
         Returns:
             The image, and the label or None.
-
-        Raises:
-            ValueError: when the label is an image, which would not move with the augmented one.
         """
         image, label = monai.engines.default_prepare_batch(batchdata, device, non_blocking, **kwargs)
         if self.augment is None:
             return image, label
         if label is not None and label.ndim == image.ndim:
-            raise ValueError(f"augment moves the image only, but the label is an image too: {tuple(label.shape)}")
+            return self.augment.augment_pairs(image, label)
         return self.augment(image), label

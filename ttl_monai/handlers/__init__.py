@@ -5,13 +5,17 @@ from ttl_monai.handlers.feature_cache import FeatureCache
 from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
 from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
 from ttl_monai.handlers.record import RunRecord
+from ttl_monai.handlers.segmentation import Dice, Hausdorff95, Jaccard, to_structures
 from ttl_monai.handlers.stops import LrFloorStop, StopOnNonFiniteLoss
 from ttl_monai.handlers.svcca import SVCCAHandler
 
 __all__ = [
     "Auprc",
     "Auroc",
+    "Dice",
     "FeatureCache",
+    "Hausdorff95",
+    "Jaccard",
     "LrFloorStop",
     "OperatingPoint",
     "PredictionWriter",
@@ -21,4 +25,5 @@ __all__ = [
     "StopOnNonFiniteLoss",
     "is_better",
     "to_columns",
+    "to_structures",
 ]

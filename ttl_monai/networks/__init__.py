@@ -1,4 +1,4 @@
-"""Networks: truncation points of any backbone, surgery at them, pretrained weights, the classifier, complexity."""
+"""Networks: truncation points of any backbone, surgery, pretrained weights, classifier and U-Net, complexity."""
 
 from ttl_monai.networks.classifier import TransferClassifier
 from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
@@ -6,7 +6,9 @@ from ttl_monai.networks.features import PointFeatures
 from ttl_monai.networks.losses import ClassificationLoss
 from ttl_monai.networks.param_groups import param_groups
 from ttl_monai.networks.points import Point, find_point, list_points
+from ttl_monai.networks.segmenter import TransferUNet
 from ttl_monai.networks.slim import slim_after
+from ttl_monai.networks.smp_weights import load_smp_unet
 from ttl_monai.networks.surgery import freeze_up_to, split_at, truncate
 
 __all__ = [
@@ -14,11 +16,13 @@ __all__ = [
     "Point",
     "PointFeatures",
     "TransferClassifier",
+    "TransferUNet",
     "count_macs",
     "count_params",
     "find_point",
     "freeze_up_to",
     "list_points",
+    "load_smp_unet",
     "measure_latency",
     "param_groups",
     "slim_after",

@@ -92,7 +92,7 @@ def build_backbone(name: str) -> nn.Module:
     """Build a network by name, with its classifier and random weights.
 
     MONAI's networks are built in 3D with 3 input channels, as the other sources' video networks are; build other
-    variants with MONAI itself and pass the module to `TransferClassifier`.
+    variants with MONAI itself and pass the module to `TransferClassifier` or `TransferUNet`.
 
     Args:
         name: as in `resolve_backbone`.

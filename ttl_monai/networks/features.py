@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,14 +10,14 @@ from torch import fx, nn
 
 from ttl_monai.networks.classifier import TransferClassifier
 from ttl_monai.networks.cuts import find_cuts
+from ttl_monai.networks.outputs import several_outputs
 from ttl_monai.networks.points import Level, Point, find_point, list_points, name_points
-from ttl_monai.networks.tracing import as_module, default_example, mutates, remove_dead_code, trace
+from ttl_monai.networks.segmenter import TransferUNet
+from ttl_monai.networks.tracing import default_example, trace
 
 WHOLE = "whole"  # how the end of the whole network, the point None, is written in files
 
-# What may return its input, or a view of it, instead of new values.
-_VIEWS = {"view", "view_as", "reshape", "flatten", "contiguous", "expand", "permute", "transpose", "squeeze"}
-_VIEWS |= {"unsqueeze", "unflatten", "chunk", "split", "narrow", "movedim", "detach", "to", "float", "type_as"}
+_WITH_BACKBONE = (TransferClassifier, TransferUNet)
 
 
 class PointFeatures(nn.Module):
@@ -29,8 +28,8 @@ class PointFeatures(nn.Module):
     lies above the last point is not computed.
 
     Args:
-        network: a network that `list_points` accepts. Of a `TransferClassifier` the backbone is taken, with the
-            normalisation before it, so that it takes the classifier's images.
+        network: a network that `list_points` accepts. Of a `TransferClassifier` or `TransferUNet` the backbone is
+            taken, with the normalisation before it, so that it takes the same images.
         points: names that `find_point` accepts; None is the last feature map.
         example_input: as for `list_points`.
 
@@ -55,15 +54,15 @@ class PointFeatures(nn.Module):
         super().__init__()
         if isinstance(points, str) or not points:
             raise ValueError(f"expected a list of at least one truncation point, got {points!r}")
-        backbone = network.backbone if isinstance(network, TransferClassifier) else network
+        backbone = network.backbone if isinstance(network, _WITH_BACKBONE) else network
         graph_module = trace(backbone)
         example = default_example(backbone) if example_input is None else example_input
         nodes, channels = _find_nodes(graph_module, points, example)
         self.points = tuple(points)
         self.channels = dict(zip(points, channels, strict=True))
-        self.body = _several_outputs(graph_module, nodes)
-        # In a list, so that the classifier does not become a part of this module.
-        self._front = [network] if isinstance(network, TransferClassifier) else []
+        self.body = several_outputs(graph_module, nodes)
+        # In a list, so that the whole network does not become a part of this module.
+        self._front = [network] if isinstance(network, _WITH_BACKBONE) else []
 
     def forward(self, image: torch.Tensor) -> dict[str | None, torch.Tensor]:
         """Images (B, C, *spatial) -> {point: (B, channels, *spatial')}, in the order of `points`."""
@@ -89,54 +88,12 @@ def _find_nodes(
     return [by_name[name] for name, _ in found], [channels for _, channels in found]
 
 
-def _passes_on(node: fx.Node, source: nn.Module) -> bool:
-    """Whether the value of `node` may share its memory with its input."""
-    if node.op == "call_module":
-        module = source.get_submodule(str(node.target))
-        return isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten) or "drop" in type(module).__name__.lower()
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.target is operator.getitem or name in _VIEWS or "drop" in name
-
-
-def _is_overwritten(node: fx.Node, source: nn.Module) -> bool:
-    """Whether a later node works in place on the value of `node`."""
-    shared = {node}
-    nodes = list(node.graph.nodes)
-    for later in nodes[nodes.index(node) + 1 :]:
-        if not shared.intersection(later.all_input_nodes):
-            continue
-        if mutates(later, source) and shared.intersection(later.args[:1]):
-            return True
-        if _passes_on(later, source):
-            shared.add(later)
-    return False
-
-
-def _several_outputs(graph_module: fx.GraphModule, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-    """A module that returns the values of `outputs` as a tuple; modules are shared."""
-    graph = fx.Graph()
-    waiting = set(outputs)
-    copied: dict[fx.Node, fx.Node] = {}
-    kept: dict[fx.Node, fx.Node] = {}
-    for node in graph_module.graph.nodes:
-        copied[node] = graph.node_copy(node, copied.__getitem__)
-        if node in waiting:
-            waiting.remove(node)
-            # `truncate` ends before whatever overwrites the map; here it goes on.
-            overwritten = _is_overwritten(node, graph_module)
-            kept[node] = graph.call_method("clone", (copied[node],)) if overwritten else copied[node]
-        if not waiting:
-            break
-    graph.output(tuple(kept[node] for node in outputs))
-    remove_dead_code(graph, graph_module)
-    return as_module(graph, graph_module)
-
-
 def choose_points(network: nn.Module, points: str | Sequence[str]) -> list[tuple[str | None, Level]]:
     """Points of a network to look at, in the order of depth, each with its level.
 
     Args:
-        network: a network that `list_points` accepts, or a `TransferClassifier`, whose backbone is meant.
+        network: a network that `list_points` accepts, or a `TransferClassifier` or `TransferUNet`, whose backbone is
+            meant.
         points: "stage" (ends of stages), "block" (ends of stages and blocks) or names. Levels end with the last feature
             map, None, of level "stage"; a network without stages or blocks shows every point.
 
@@ -168,12 +125,12 @@ def choose_points(network: nn.Module, points: str | Sequence[str]) -> list[tuple
 
 
 def points_of(network: nn.Module) -> list[Point]:
-    """`list_points` of a network, or of a classifier's backbone.
+    """`list_points` of a network, or of the backbone of a classifier or U-Net.
 
     Raises:
         ValueError: there are none.
     """
-    backbone = network.backbone if isinstance(network, TransferClassifier) else network
+    backbone = network.backbone if isinstance(network, _WITH_BACKBONE) else network
     points = list_points(backbone)
     if not points:
         raise ValueError(f"expected a network with truncation points, but {type(network).__name__} has none")

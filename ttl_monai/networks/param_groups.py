@@ -20,8 +20,8 @@ def param_groups(
     is at depth 0, the top block at depth 1, and each block below it one deeper; the stem is deepest.
 
     Args:
-        network: has `backbone` and `head`, as `TransferClassifier`; may be wrapped by DDP.
-        lr: rate of the head.
+        network: has `backbone` and `head`, as `TransferClassifier` and `TransferUNet`; may be wrapped by DDP.
+        lr: rate of the head, and of all else that is not the backbone (a U-Net's decoder).
         backbone_lr_scale: the backbone's rate is `lr` times this.
         layer_decay: the backbone's rates are further multiplied by this to the power of their depth.
 

@@ -102,7 +102,8 @@ def load_backbone(
         name: a backbone as in `build_backbone`.
         weights: `imagenet` (the packaged file for `tf_efficientnet_lite0`, else torchvision's `IMAGENET1K_V1` or
             timm's default); the path of a `.safetensors` or `.pt` file (a state dict of the network with or without a
-            classifier, or of a `TransferClassifier`, whose normalisation is then taken over); `none` or None.
+            classifier, or of a `TransferClassifier` or `TransferUNet`, whose normalisation is then taken over); `none`
+            or None.
         truncate_at: last truncation point to keep; a file may lack what is dropped.
 
     Returns:

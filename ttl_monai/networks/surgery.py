@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from ttl_monai.networks.cuts import find_cuts, operands_of, profile_nodes
+from ttl_monai.networks.outputs import front_of
 from ttl_monai.networks.points import find_point, name_points
 from ttl_monai.networks.tracing import as_module, default_example, mutates, remove_dead_code, trace
 
@@ -26,19 +27,6 @@ def _find_node(graph_module: fx.GraphModule, point: str | None, example_input: t
         return cuts[-1].node
     name = find_point(name_points(cuts, example_input), point).node
     return next(node for node in graph_module.graph.nodes if node.name == name)
-
-
-def _front(graph_module: fx.GraphModule, last: fx.Node) -> fx.GraphModule:
-    """The part up to `last`, which it returns; modules are shared."""
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in graph_module.graph.nodes:
-        copied[node] = graph.node_copy(node, copied.__getitem__)
-        if node is last:
-            break
-    graph.output(copied[last])
-    remove_dead_code(graph, graph_module)
-    return as_module(graph, graph_module)
 
 
 def truncate(model: nn.Module, point: str | None = None, example_input: torch.Tensor | None = None) -> nn.Module:
@@ -68,7 +56,7 @@ def truncate(model: nn.Module, point: str | None = None, example_input: torch.Te
     """
     graph_module = trace(model)
     example_input = default_example(model) if example_input is None else example_input
-    return copy.deepcopy(_front(graph_module, _find_node(graph_module, point, example_input)))
+    return copy.deepcopy(front_of(graph_module, _find_node(graph_module, point, example_input)))
 
 
 def _stay_in_eval(mode: bool = True) -> None:
@@ -124,7 +112,7 @@ def freeze_up_to(model: nn.Module, point: str, example_input: torch.Tensor | Non
         example_input = default_example(model) if example_input is None else example_input
         last = _find_node(graph_module, point, example_input)
         parts = list(_frozen_modules(model, last))
-        parameters = list(_front(graph_module, last).parameters())
+        parameters = list(front_of(graph_module, last).parameters())
     for parameter in parameters:
         parameter.requires_grad_(False)
     for part in parts:
@@ -200,4 +188,4 @@ def split_at(
     graph_module = trace(backbone)
     example_input = default_example(backbone) if example_input is None else example_input
     node = _find_node(graph_module, point, example_input)
-    return _front(graph_module, node), _rest(graph_module, node, example_input)
+    return front_of(graph_module, node), _rest(graph_module, node, example_input)

@@ -8,10 +8,25 @@ absolute path. To add one, write the file and add its name to `SOURCES`.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Callable
 
-SOURCES = ("csv", "folder")
+logger = logging.getLogger(__name__)
+
+SOURCES = ("csv", "folder", "masks", "msd")
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
+
+
+def warn_of_patients(count: int) -> None:
+    """Say what is assumed where nothing tells which images are of one patient."""
+    logger.warning(
+        "ASSUMPTION: each of the %d files is a patient of its own. If a patient has several images, training and "
+        "test will share patients and the results will be too good; say --patient-regex.",
+        count,
+    )
 
 
 def add_patient_regex(parser: argparse.ArgumentParser, where: str) -> None:

@@ -7,13 +7,12 @@ import logging
 from pathlib import Path
 
 from ttl_monai.data.records import Record, Table
-from ttl_monai.data.sources import add_patient_regex, patient_finder
+from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, warn_of_patients
 
 logger = logging.getLogger(__name__)
 
 HELP = "a folder with one folder of images a class"
 EXAMPLE = r"ttl datalist folder DATA/xrays --patient-regex '([^/]+)_\d+\.png'"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
 SECTION_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class folders in the order of the labels (default: all, by name)",
     )
     add_patient_regex(parser, "an image's path from the class folder on (default: each file is a patient of its own)")
-    add("--suffix", nargs="+", default=list(SUFFIXES), help="endings of the images (default: %(default)s)")
+    add("--suffix", nargs="+", default=list(IMAGE_SUFFIXES), help="endings of the images (default: %(default)s)")
 
 
 def default_dataset_dir(arguments: argparse.Namespace) -> Path:
@@ -69,11 +68,7 @@ def read(arguments: argparse.Namespace) -> Table:
             patient = find_patient(path.relative_to(folder).as_posix())
             records.append(Record(len(records) + 1, image, label, patient))
     if not arguments.patient_regex:
-        logger.warning(
-            "ASSUMPTION: each of the %d files is a patient of its own. If a patient has several images, training and "
-            "test will share patients and the results will be too good; say --patient-regex.",
-            len(records),
-        )
+        warn_of_patients(len(records))
     return Table("binary" if len(class_names) == 2 else "multi-class", class_names, records)
 
 

@@ -1,0 +1,160 @@
+"""2D slices of 3D NIfTI volumes: which there are, and how a volume is turned so that they lie along its last axis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Orientationd
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import SpatialImage
+
+__all__ = ["SLICE_AXCODES", "SelectSliced", "SliceOrientationd", "slice_items"]
+
+logger = logging.getLogger(__name__)
+
+# Where rows, columns and slices run to, as a radiologist views a slice: the patient's left at the right, anterior
+# (axial) or superior at the top; in sagittal slices anterior at the left.
+SLICE_AXCODES = {"axial": "PLS", "coronal": "ILP", "sagittal": "IPL"}
+
+
+def slice_items(
+    items: Sequence[Mapping[str, Any]],
+    axis: str = "axial",
+    *,
+    foreground_only: bool = False,
+    image_key: str = "image",
+    mask_key: str = "label",
+) -> list[dict[str, Any]]:
+    """One item a slice in place of one a volume.
+
+    Args:
+        items: each with the path of a 3D NIfTI image and, for `foreground_only`, of its mask.
+        axis: across which the slices are cut: axial, coronal or sagittal.
+        foreground_only: keep only slices whose mask is not all 0; for training, as a validation without empty slices
+            is too good.
+        image_key: key of the image.
+        mask_key: key of the mask.
+
+    Returns:
+        The items with `slice`, the number of the slice (from 0, along the last axis after `SliceOrientationd`), and,
+        where they have one, their `image_id` with that number.
+
+    Raises:
+        ValueError: an unknown axis, a file that is no 3D volume, or no slice left.
+
+    Example:
+        ``"data": "$ttl_monai.data.slice_items(@data.section('training'), 'axial', foreground_only=True)"``
+    """
+    _check_axis(axis)
+    slices: list[dict[str, Any]] = []
+    total = 0
+    for item in items:
+        count = _turned_shape(_open_volume(item[image_key]), axis)[2]
+        kept = list(range(count))
+        if foreground_only:
+            kept = np.flatnonzero(_turned(_open_volume(item[mask_key]), axis).any(axis=(0, 1))).tolist()
+        total += count
+        for number in kept:
+            named = {"image_id": f"{item['image_id']}#{number}"} if "image_id" in item else {}
+            slices.append({**item, **named, "slice": number})
+    if not slices:
+        raise ValueError(
+            f"expected at least one {axis} slice, got none of {len(items)} volumes; do the masks mark any?"
+        )
+    logger.info("%d of %d %s slices of %d volumes", len(slices), total, axis, len(items))
+    return slices
+
+
+class SliceOrientationd(Orientationd):
+    """Turn volumes so that the slices lie along the last axis, each as a radiologist views it; it can be inverted.
+
+    MONAI's `Orientationd` with the codes of `SLICE_AXCODES`. For the whole volume use it with MONAI's
+    `SliceInferer(spatial_dim=2)` and `Invertd`, which puts the slices together in the orientation of the file.
+
+    Args:
+        keys: the items to turn, (C, X, Y, Z).
+        axis: across which the slices are cut: axial, coronal or sagittal.
+        allow_missing_keys: skip keys that an item does not have instead of raising.
+
+    Raises:
+        ValueError: an unknown axis.
+    """
+
+    def __init__(self, keys: KeysCollection, axis: str = "axial", allow_missing_keys: bool = False) -> None:
+        _check_axis(axis)
+        super().__init__(keys, axcodes=SLICE_AXCODES[axis], labels=None, allow_missing_keys=allow_missing_keys)
+
+
+class SelectSliced(MapTransform):
+    """Take one slice of volumes, the one that the item names: (C, H, W, slices) -> (C, H, W).
+
+    Args:
+        keys: the items to take it of, after `SliceOrientationd`.
+        number_key: key of the slice's number, as `slice_items` writes it.
+        allow_missing_keys: skip keys that an item does not have instead of raising.
+
+    Raises:
+        ValueError: at a call, for a slice that is not there.
+    """
+
+    def __init__(self, keys: KeysCollection, number_key: str = "slice", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.number_key = number_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each key's volume by a plain tensor: the affine of a volume does not fit one slice."""
+        selected = dict(data)
+        number = selected[self.number_key]
+        for key in self.key_iterator(selected):
+            volume = selected[key]
+            if volume.ndim != 4 or not 0 <= number < volume.shape[3]:
+                raise ValueError(
+                    f"'{key}' must be (C, H, W, slices) with a slice {number}, got shape {tuple(volume.shape)}; "
+                    "SliceOrientationd must have the axis that slice_items had"
+                )
+            selected[key] = torch.as_tensor(volume).as_subclass(torch.Tensor)[..., number].contiguous()
+        return selected
+
+
+def _check_axis(axis: str) -> None:
+    if axis not in SLICE_AXCODES:
+        raise ValueError(f"axis must be one of {', '.join(SLICE_AXCODES)}, got {axis!r}")
+
+
+def _open_volume(path: str | Path) -> SpatialImage:
+    """The volume, its pixels not yet read."""
+    try:
+        image = nib.load(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # parsers raise anything on damaged files
+        raise ValueError(f"{path}: expected a NIfTI volume, but it cannot be read ({error})") from error
+    shape = getattr(image, "shape", ())
+    if not isinstance(image, SpatialImage) or len(shape) != 3:
+        raise ValueError(
+            f"{path}: expected a 3D volume, got shape {tuple(shape)}; split several channels or times first"
+        )
+    return image
+
+
+def _turn(image: SpatialImage, axis: str) -> np.ndarray:
+    return ornt_transform(io_orientation(image.affine), axcodes2ornt(SLICE_AXCODES[axis]))
+
+
+def _turned_shape(image: SpatialImage, axis: str) -> tuple[int, ...]:
+    shape = [0, 0, 0]
+    for old, (new, _) in enumerate(_turn(image, axis)):
+        shape[int(new)] = image.shape[old]
+    return tuple(shape)
+
+
+def _turned(image: SpatialImage, axis: str) -> np.ndarray:
+    """The pixels, (rows, columns, slices)."""
+    return apply_orientation(np.asanyarray(image.dataobj), _turn(image, axis))

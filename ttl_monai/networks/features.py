@@ -14,10 +14,14 @@ from ttl_monai.networks.outputs import several_outputs
 from ttl_monai.networks.points import Level, Point, find_point, list_points, name_points
 from ttl_monai.networks.segmenter import TransferUNet
 from ttl_monai.networks.tracing import default_example, trace
+from ttl_monai.networks.transfer import ImageInput
 
 WHOLE = "whole"  # how the end of the whole network, the point None, is written in files
 
-_WITH_BACKBONE = (TransferClassifier, TransferUNet)
+
+def backbone_of(network: nn.Module) -> nn.Module:
+    """The pretrained part of a classifier or a U-Net, which is what can be cut; any other network is all of it."""
+    return network.backbone if isinstance(network, TransferClassifier | TransferUNet) else network
 
 
 class PointFeatures(nn.Module):
@@ -54,7 +58,7 @@ class PointFeatures(nn.Module):
         super().__init__()
         if isinstance(points, str) or not points:
             raise ValueError(f"expected a list of at least one truncation point, got {points!r}")
-        backbone = network.backbone if isinstance(network, _WITH_BACKBONE) else network
+        backbone = backbone_of(network)
         graph_module = trace(backbone)
         example = default_example(backbone) if example_input is None else example_input
         nodes, channels = _find_nodes(graph_module, points, example)
@@ -62,7 +66,7 @@ class PointFeatures(nn.Module):
         self.channels = dict(zip(points, channels, strict=True))
         self.body = several_outputs(graph_module, nodes)
         # In a list, so that the whole network does not become a part of this module.
-        self._front = [network] if isinstance(network, _WITH_BACKBONE) else []
+        self._front = [network] if isinstance(network, ImageInput) else []
 
     def forward(self, image: torch.Tensor) -> dict[str | None, torch.Tensor]:
         """Images (B, C, *spatial) -> {point: (B, channels, *spatial')}, in the order of `points`."""
@@ -130,8 +134,7 @@ def points_of(network: nn.Module) -> list[Point]:
     Raises:
         ValueError: there are none.
     """
-    backbone = network.backbone if isinstance(network, _WITH_BACKBONE) else network
-    points = list_points(backbone)
+    points = list_points(backbone_of(network))
     if not points:
         raise ValueError(f"expected a network with truncation points, but {type(network).__name__} has none")
     return points

@@ -3,8 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from monai.bundle.config_parser import ConfigParser
+from monai.networks.nets import resnet10
 
 import ttl_monai
 from tests.bundles.conftest import BUNDLES, TINY, write_tiny_data
@@ -12,8 +15,8 @@ from ttl_monai.data import CachedDataset
 from ttl_monai.engines.search.prepare import prepare_images
 from ttl_monai.engines.search.run_cell import train_cell
 from ttl_monai.engines.search.space import Space, config_files, versions
-from ttl_monai.engines.search.survey import survey
-from ttl_monai.networks import TransferClassifier, count_params
+from ttl_monai.engines.search.survey import _candidates, survey
+from ttl_monai.networks import TransferClassifier, backbones, count_params
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +254,34 @@ def test_overlays_are_found_by_name_and_by_path(tmp_path):
     own.write_text("{}")
     files = config_files(BUNDLES / "covid_ttl", ["backbone_resnet50.json", str(own)])
     assert [Path(each).name for each in files] == ["train.json", "backbone_resnet50.json", "own.json"]
+
+
+@pytest.mark.parametrize(
+    ("definition", "size", "expected"),
+    [
+        (
+            {"_target_": "ttl_monai.networks.TransferUNet", "encoder": "resnet18", "weights": "none"},
+            64,
+            [("layer1.0", "block"), ("layer1.1", "stage"), (None, "stage")],
+        ),
+        (
+            {
+                "_target_": "ttl_monai.networks.TransferClassifier",
+                "backbone": "made3d",
+                "weights": "none",
+                "num_classes": 3,
+            },
+            [8, 32, 32],
+            [("layer1.0", "stage"), ("layer2.0", "stage"), (None, "stage")],
+        ),
+    ],
+    ids=["unet", "3d"],
+)
+def test_networks_of_any_task_and_dimension_have_candidates(monkeypatch, definition, size, expected):
+    monkeypatch.setitem(backbones.REGISTRY, "made3d", lambda: resnet10(spatial_dims=3, n_input_channels=3))
+    parser = ConfigParser({"network_def": definition, "spatial_size": size, "in_channels": 1})
+    rows = _candidates(SimpleNamespace(parser=parser), [point for point, _ in expected if point])
+    assert [(row["point"], row["level"]) for row in rows] == expected
+    sizes = [(row["params"], row["macs"]) for row in rows]
+    assert sizes == sorted(sizes)
+    assert sizes[0] != sizes[-1]

@@ -19,7 +19,8 @@ from ttl_monai.data.seal import seal
 from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet, sources_hash, versions
 from ttl_monai.engines.workflow import literal
 from ttl_monai.handlers.files import write_atomically
-from ttl_monai.networks import count_macs, count_params, list_points
+from ttl_monai.networks import count_macs, count_params
+from ttl_monai.networks.features import backbone_of, points_of
 from ttl_monai.networks.points import find_point
 
 # What says where or how fast a training runs, or is set by the search itself: no part of what is trained.
@@ -167,12 +168,12 @@ def _identity(workflow: ConfigWorkflow) -> str:
 def _candidates(workflow: ConfigWorkflow, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """The truncation points in the order of depth and the whole network, with the size of each network and its head."""
     network: Any = workflow.parser.get_parsed_content("network_def")  # with its weights: an error comes now
-    every = list_points(network.backbone)
+    every = points_of(network)
     chosen = [each for each in every if each.level in ("stage", "block")] or every
     if names is not None:
         wanted = {find_point(every, name).name for name in names}
         chosen = [each for each in every if each.name in wanted]
-    whole = count_params(network.backbone)
+    whole = count_params(backbone_of(network))
     chosen = [each for each in chosen if each.params < whole]  # the last feature map is the whole network
     if not chosen:
         raise ValueError("the network has no truncation point below its last feature map: there is nothing to search")

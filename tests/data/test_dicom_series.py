@@ -2,6 +2,7 @@
 
 import shutil
 import traceback
+from pathlib import Path
 
 import gdcm
 import nibabel as nib
@@ -119,11 +120,11 @@ def test_padding_becomes_air(tmp_path, made, value, limit):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"RescaleType": "US"}, "rescale: expected HU, the header says US"),
+        ({"RescaleType": "HU_MOD"}, "rescale: expected HU, the header says HU_MOD"),
         ({"RescaleType": "JANE"}, "rescale: expected HU, the header says another unit"),
         ({"RescaleIntercept": 0}, "HU range: no air: expected a minimum of -500 HU or less, found 24 to"),
         ({"RescaleIntercept": -3000}, "HU range: no tissue"),
-        ({"RescaleSlope": 60}, "HU range: expected at most 32000 HU"),
+        ({"RescaleSlope": 60, "RescaleIntercept": -3000}, "HU range: expected at most 32000 HU"),
     ],
 )
 def test_a_ct_that_is_not_in_hu_is_refused(tmp_path, made, change, reason):
@@ -131,6 +132,13 @@ def test_a_ct_that_is_not_in_hu_is_refused(tmp_path, made, change, reason):
     with pytest.raises(VolumeError, match=reason):
         read_series(tmp_path)
     assert read_series(tmp_path, check_hu_range=False).array.shape == (16, 20, 8)
+
+
+def test_a_unit_that_is_not_specified_is_a_warning(tmp_path, made):
+    made.series(tmp_path, RescaleType="US")  # GDCM writes it into any CT that it saves
+    volume = read_series(tmp_path, axcodes=None)
+    np.testing.assert_array_equal(volume.array.T, made.volume())
+    assert check(volume.report, "rescale").outcome == "warned"
 
 
 def test_a_ct_without_rescale_is_refused_and_an_mr_needs_none(tmp_path, made):
@@ -524,12 +532,13 @@ def test_what_is_plainly_no_slice_is_left_out_and_counted(tmp_path, made):
     made.series(tmp_path / "a" / "b")
     (tmp_path / "readme.txt").write_text("notes")
     (tmp_path / ".hidden").write_text("notes")
+    (tmp_path / "README").write_text("notes")
     shutil.copy(get_testdata_file("reportsi.dcm"), tmp_path / "report.dcm")
     shutil.copy(get_testdata_file("rtdose.dcm"), tmp_path / "dose.dcm")
     shutil.copy(get_testdata_file("DICOMDIR"), tmp_path / "DICOMDIR")
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.array.transpose(2, 1, 0), made.volume())
-    assert check(volume.report, "files").detail.startswith("all read; 5 ")
+    assert check(volume.report, "files").detail.startswith("all read; 6 ")
 
 
 def test_empty_and_missing_folders(tmp_path):
@@ -551,7 +560,7 @@ def test_find_series_judges_all_series_of_all_studies(tmp_path, made):
     made.series(tmp_path / "s1" / "good", series_uid="1.2.1")
     made.series(tmp_path / "s1" / "gap", series_uid="1.2.2", heights=[0, 2, 4, 6, 10, 12, 14, 16])
     made.series(tmp_path / "s2" / "two", made.volume(2), series_uid="1.2.3", StudyInstanceUID="1.9")
-    made.series(tmp_path / "s2" / "units", series_uid="1.2.4", StudyInstanceUID="1.9", RescaleType="US")
+    made.series(tmp_path / "s2" / "units", series_uid="1.2.4", StudyInstanceUID="1.9", RescaleType="ED")
     made.enhanced(tmp_path / "s3" / "one.dcm", each=lambda dataset: setattr(dataset, "StudyInstanceUID", "1.8"))
     damaged = made.series(tmp_path / "s4" / "cut", series_uid="1.2.6", StudyInstanceUID="1.7")
     cut_short(damaged[2])
@@ -561,7 +570,7 @@ def test_find_series_judges_all_series_of_all_studies(tmp_path, made):
     assert reasons["s1/good"] == reasons["s3"] == []
     assert "1 slice missing" in reasons["s1/gap"][0]
     assert reasons["s2/two"] == ["choice: 2 images, expected at least 3"]
-    assert reasons["s2/units"] == ["rescale: expected HU, the header says US"]
+    assert reasons["s2/units"] == ["rescale: expected HU, the header says ED"]
     cut = [each.report.refusals[0] for each in found if each.files[0].parent.name == "cut"]
     assert sorted(cut)[0].startswith("files: 1 files beside it cannot be read")
     assert "cut short" in sorted(cut)[1]
@@ -575,16 +584,29 @@ def test_find_series_judges_all_series_of_all_studies(tmp_path, made):
         assert "1.2.1" not in str(each.report.to_dict())
 
 
-def test_find_series_on_real_files_of_pydicom():
-    from pathlib import Path
+REAL_TREE = {
+    # folder in pydicom's wheel: number of files of its series, and why they are not suitable
+    "77654033/CR1": [(1, "1 images, expected at least 3")],
+    "77654033/CT2": [(4, r"202.5 mm between the slices at -99.48 and 103.02 mm")],
+    "98892001/CT2N": [(2, "a localizer")],
+    "98892001/CT5N": [(5, None)],
+    "98892003/MR2": [(1, "1 images"), (3, "have 3 orientations"), (3, "have 3 orientations")],
+    "98892003/MR700": [(7, "PROJECTION IMAGE")],
+}
 
+
+def test_find_series_on_a_real_tree():
     root = Path(get_testdata_file("DICOMDIR")).parent
-    found = find_series(root / "98892003")
-    assert {len(each.files) for each in found} == {3, 7}
-    for each in found:
-        if each.report.suitable:
-            volume = read_series(each.files, axcodes=None)
-            assert volume.array.shape[2] == len(each.files)
+    found = {}
+    for each in find_series(root):
+        folder = each.files[0].relative_to(root).parent.as_posix()
+        found.setdefault(folder, []).append((len(each.files), "".join(each.report.refusals)))
+    for folder, expected in REAL_TREE.items():
+        assert len(found[folder]) == len(expected)
+        for (files, refusals), (count, reason) in zip(sorted(found[folder]), expected, strict=True):
+            assert files == count
+            assert (reason in refusals) if reason else not refusals
+    assert read_series(root / "98892001" / "CT5N").array.shape == (16, 16, 5)
 
 
 # ---- real series

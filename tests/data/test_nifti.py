@@ -105,7 +105,7 @@ def test_sform_and_qform_that_disagree(tmp_path):
 
 
 def test_other_values_pass_when_hu_are_not_expected(tmp_path):
-    path = write(tmp_path / "x.nii", (HU + 1000) / np.float32(1040))
+    path = write(tmp_path / "x.nii", (HU + 1000) / np.float32(1041))
     volume = read_nifti(path, check_hu_range=False)
     assert volume.array.dtype == np.float32
     assert 0 <= volume.array.min() < volume.array.max() <= 1
@@ -113,7 +113,7 @@ def test_other_values_pass_when_hu_are_not_expected(tmp_path):
 
 def test_damaged_and_missing_files(tmp_path):
     path = write(tmp_path / "x.nii.gz", HU)
-    path.write_bytes(path.read_bytes()[:200])
+    path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(VolumeError, match="file: damaged, or not NIfTI"):
         read_nifti(path)
     path.write_bytes(gzip.compress(b"no image" * 100))

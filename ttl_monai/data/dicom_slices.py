@@ -136,7 +136,7 @@ def _slices_of(path: Path) -> list[Slice]:
     if path.stat().st_size == 0 and path.suffix.lower() not in _FOREIGN_SUFFIXES:
         raise Refused(f"{path}: the file is empty (0 bytes); copy it anew, or remove it")
     if not is_dicom(path):
-        if path.suffix.lower() in _FOREIGN_SUFFIXES or path.name.startswith(".") or path.name == "DICOMDIR":
+        if path.suffix.lower() in _FOREIGN_SUFFIXES or path.name.startswith(".") or _is_note(path):
             return []
         raise Refused(f"{path}: not a DICOM file (no 'DICM' after 128 bytes); copy it anew, or remove it")
     dataset, remaining = open_header(path, HEADER_TAGS)
@@ -154,6 +154,14 @@ def _slices_of(path: Path) -> list[Slice]:
         raise
     except Exception as error:  # values that are no numbers; the texts may quote them
         raise Refused(f"{path}: damaged DICOM header ({type(error).__name__})") from None
+
+
+def _is_note(path: Path) -> bool:
+    """Whether a file without extension is plain text, such as README."""
+    if path.suffix:
+        return False
+    with path.open("rb") as file:
+        return all(byte in b"\t\n\r" or byte >= 32 for byte in file.read(512))
 
 
 def _check_length(dataset: Dataset, path: Path, remaining: int) -> None:

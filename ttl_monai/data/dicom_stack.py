@@ -22,7 +22,7 @@ AIR_HU = -1024.0
 # Slices nearer than this lie at one place.
 _SAME_PLACE_MM = 0.01
 # Units that RescaleType may name (PS3.3 C.11.1.1.2) beside HU; others are not quoted.
-_OTHER_UNITS = frozenset({"OD", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
+_OTHER_UNITS = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
 
 
 def check_stack(series: Series, report: VolumeReport, where: Path | str) -> Series:
@@ -58,9 +58,11 @@ def check_geometry(
         if lacking:
             detail = f"{lacking} images have no rescale slope and intercept, so that their HU are not known"
             report.note("rescale", "refused", detail)
-        elif units := {each.rescale_type for each in series.slices} - {"HU", ""}:
-            kinds = "another unit" if len(units) > 1 else (units.pop() if units <= _OTHER_UNITS else "another unit")
-            report.note("rescale", "refused", f"expected HU, the header says {kinds}")
+        elif units := {each.rescale_type for each in series.slices} - {"HU", "", "US"}:
+            kind = units.pop() if len(units) == 1 and units <= _OTHER_UNITS else "another unit"
+            report.note("rescale", "refused", f"expected HU, the header says {kind}")
+        elif any(each.rescale_type == "US" for each in series.slices):  # what GDCM writes into any CT that it saves
+            report.note("rescale", "warned", "the unit is not specified, taken as HU")
         else:
             report.note("rescale", "passed", "HU")
     expected = max((each.expected for each in series.slices if each.expected is not None), default=None)
@@ -83,6 +85,7 @@ def _values(each: Slice, dataset: Dataset) -> np.ndarray:
         if stored.shape != each.shape:
             raise Refused(f"{each.path}: expected a grey image of {each.shape}, found pixels of {stored.shape}")
         slope, intercept = each.slope if each.slope is not None else 1.0, each.intercept or 0.0
+        values: np.ndarray
         if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
             values = stored.astype(np.int64) * int(slope) + int(intercept)
         else:

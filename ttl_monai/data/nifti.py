@@ -49,7 +49,7 @@ def read_nifti(path: str | PathLike, *, axcodes: str | None = "LPS", check_hu_ra
             report.raise_refusals(path)
         _check_geometry(image, report)
         report.raise_refusals(path)
-        array = np.asanyarray(image.dataobj).reshape(shape[:3])
+        affine, array = np.array(image.affine), np.asanyarray(image.dataobj).reshape(shape[:3])
     except (VolumeError, FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # parsers raise anything on damaged files
@@ -63,7 +63,7 @@ def read_nifti(path: str | PathLike, *, axcodes: str | None = "LPS", check_hu_ra
         check_hu(array, report)
     report.raise_refusals(path)
     report.slices = shape[2]
-    return finish(compact(array), np.array(image.affine), axcodes, report)
+    return finish(compact(array), affine, axcodes, report)
 
 
 def _check_geometry(image: nib.Nifti1Image, report: VolumeReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -105,7 +106,8 @@ class _Canvas:
     """A volume that shapes are painted onto, and the place of its voxels in the body."""
 
     def __init__(self, shape: tuple[int, int, int], *, shift: np.ndarray, scale: float) -> None:
-        self.spacing_mm = tuple(round(field / n, 4) for field, n in zip(FIELD_MM, shape, strict=True))
+        dz, dy, dx = (round(field / n, 4) for field, n in zip(FIELD_MM, shape, strict=True))
+        self.spacing_mm = (dz, dy, dx)
         self.hu = np.full(shape, -1000, dtype=np.float32)
         # Shapes that broadcast: slices along the first axis, rows along the second, columns along the third.
         axes = [
@@ -151,7 +153,7 @@ class _Canvas:
         return np.clip((radius - off) / self.spacing_mm[2] + 0.5, 0, 1)
 
 
-def _chain(points: list[tuple[float, float, float]], radius: float) -> list[_Tube]:
+def _chain(points: Sequence[tuple[float, float, float]], radius: float) -> list[_Tube]:
     """Tubes of one radius from point to point."""
     places = [np.array(point, dtype=float) for point in points]
     return [_Tube(start, end, radius, radius) for start, end in pairwise(places)]

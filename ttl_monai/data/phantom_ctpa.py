@@ -224,7 +224,8 @@ def _write_dicom(folder: Path, exam: CtExam, seed: int) -> None:
         z, y, x = (np.array([k, 0, 0]) - (np.array(planes.shape) - 1) / 2) * exam.scan.spacing_mm
         ds.ImagePositionPatient = [round(float(v), 4) for v in (x, y, z)]
         ds.ImageOrientationPatient, ds.PixelSpacing, ds.SliceThickness = [1, 0, 0, 0, 1, 0], [dy, dx], dz
-        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = *plane.shape, 1, "MONOCHROME2"
+        ds.Rows, ds.Columns = plane.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
         ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
         ds.PixelData = (plane.astype(np.int32) + 1024).astype("<u2").tobytes()

@@ -175,13 +175,14 @@ def content_sha256(path: Path) -> str:
     """SHA-256 of a file; of a folder, that of the sorted hashes of its files, whatever their names.
 
     Raises:
-        OSError: what cannot be read.
+        OSError: what cannot be read, and an empty folder.
     """
-    found = hashlib.sha256()
     if path.is_dir():
-        for digest in sorted(content_sha256(file) for file in path.rglob("*") if file.is_file()):
-            found.update(digest.encode())
-        return found.hexdigest()
+        digests = sorted(content_sha256(file) for file in path.rglob("*") if file.is_file())
+        if not digests:
+            raise FileNotFoundError("an empty folder")
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+    found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             found.update(block)

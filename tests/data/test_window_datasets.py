@@ -26,7 +26,7 @@ def transforms(size=None):
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
-    make_ctpa_phantom(folder, seed=2, patients=12, shape=(30, 64, 64))
+    make_ctpa_phantom(folder, seed=2, patients=6, shape=(30, 64, 64))
     return folder
 
 

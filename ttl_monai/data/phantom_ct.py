@@ -17,7 +17,7 @@ _ARTERY_HU, _EMBOLUS_HU, _NODE_HU = (300, 500), (30, 80), (20, 80)
 _NOISE_HU = (10, 30)
 _MIN_POSITIVE_SLICES = 4  # a positive window of the PENet protocol has as many
 _MIN_VOXELS = 2  # of an embolus in a slice that counts as positive
-_SMALLEST_WITH_EMBOLUS_MM = 3.5
+_SMALLEST_WITH_EMBOLUS_MM = 4.5
 
 # In mm from the middle, along left, posterior and superior (LPS).
 _TRUNK, _FORK = (8, -38, -28), (0, -12, 0)
@@ -57,7 +57,9 @@ class _Tube:
     end_radius: float
 
 
-def draw_ct(seed: int | tuple[int, ...], *, positive: bool, shape: tuple[int, int, int] = (48, 96, 96)) -> CtScan:
+def draw_ct(
+    seed: int | tuple[int, ...], *, positive: bool, number: int = 0, shape: tuple[int, int, int] = (48, 96, 96)
+) -> CtScan:
     """Draw one scan of a patient.
 
     Lungs, mediastinum, heart, aorta, spine and ribs; a branching tree of arteries full of contrast medium (300 to 500
@@ -65,8 +67,9 @@ def draw_ct(seed: int | tuple[int, ...], *, positive: bool, shape: tuple[int, in
     to 80 HU inside of arteries. Scans drawn from equal arguments but `positive` differ in these only.
 
     Args:
-        seed: decides everything else.
+        seed: decides the patient.
         positive: whether there are emboli.
+        number: of the scan among those of the patient; decides position, contrast, noise and places of the emboli.
         shape: slices, rows and columns; the field of view stays.
 
     Returns:
@@ -77,12 +80,13 @@ def draw_ct(seed: int | tuple[int, ...], *, positive: bool, shape: tuple[int, in
     """
     if shape[0] < 24 or min(shape[1:]) < 64:
         raise ValueError(f"shape must be at least 24 x 64 x 64 voxels for arteries to show, got {shape}")
-    rng, clot_rng = (np.random.default_rng((*np.atleast_1d(seed), part)) for part in range(2))
-    canvas = _Canvas(shape, shift=rng.uniform(-6, 6, 3), scale=rng.uniform(0.92, 1.06))
+    rng = np.random.default_rng(seed)
+    scan_rng, clot_rng = (np.random.default_rng((*np.atleast_1d(seed), number, part)) for part in range(2))
+    canvas = _Canvas(shape, shift=scan_rng.uniform(-6, 6, 3), scale=rng.uniform(0.92, 1.06))
     _draw_chest(canvas, rng)
     tree = _grow_arteries(rng)
     arteries = canvas.mask(tree)
-    canvas.paint(arteries, rng.uniform(*_ARTERY_HU))
+    canvas.paint(arteries, scan_rng.uniform(*_ARTERY_HU))
     for _ in range(rng.integers(3, 7)):
         tube = tree[rng.integers(len(tree))]
         beside = tube.start + (tube.radius + 6) * _unit(rng.standard_normal(3))
@@ -90,8 +94,8 @@ def draw_ct(seed: int | tuple[int, ...], *, positive: bool, shape: tuple[int, in
         canvas.paint(node * (1 - arteries), rng.uniform(*_NODE_HU))
     emboli = _draw_emboli(canvas, tree, arteries, clot_rng) if positive else np.zeros(shape, dtype=np.float32)
     canvas.paint(emboli, clot_rng.uniform(*_EMBOLUS_HU))
-    noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.6)
-    canvas.hu += noise * np.float32(rng.uniform(*_NOISE_HU) / noise.std())
+    noise = gaussian_filter(scan_rng.standard_normal(shape, dtype=np.float32), 0.6)
+    canvas.hu += noise * np.float32(scan_rng.uniform(*_NOISE_HU) / noise.std())
     shown = emboli > 0.5
     return CtScan(
         hu=np.clip(np.rint(canvas.hu), -1024, 3071).astype(np.int16),
@@ -219,7 +223,7 @@ def _draw_emboli(canvas: _Canvas, tree: list[_Tube], arteries: np.ndarray, rng: 
     """Clots along arteries that are wide enough, until enough slices show one; how much of each voxel they cover."""
     wide = [tube for tube in tree[1:] if tube.end_radius >= _SMALLEST_WITH_EMBOLUS_MM]
     emboli = np.zeros_like(arteries)
-    wanted = int(rng.integers(2, 5))
+    wanted = int(rng.integers(3, 6))
     number = 0
     while number < wanted or len(_positive_slices(emboli > 0.5)) < _MIN_POSITIVE_SLICES:
         tube = wide[rng.integers(len(wide))]

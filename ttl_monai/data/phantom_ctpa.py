@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 # Raised when the scans change, so that a demo made by an older version is made anew.
 EDITION = 1
 CLASS_NAMES = ["negative", "positive"]
-DEMO_PATIENTS = 40
+DEMO_PATIENTS = 36
 SHAPE = (48, 96, 96)
-_KINDS = [(file, label) for file in ("DICOM", "NIfTI") for label in (0, 1)]
+_FORMATS = ("DICOM", "NIfTI")
 _README = """Made CT pulmonary angiographies, not of real people
 ====================================================
 
@@ -40,7 +40,7 @@ images/        scans in HU: folders of DICOM slices, and NIfTI
 labels.csv     image, patient_id, label, slices (numbers of the slices with emboli, from 0 at the feet)
 datalist.json  the same, split by patient into training, validation and test
 
-In "positive" scans clots fill parts of the pulmonary arteries.
+In "positive" scans clots fill parts of the pulmonary arteries. Every patient has a scan of both classes.
 Licence: CC0-1.0.
 """
 
@@ -50,12 +50,14 @@ class CtExam(NamedTuple):
 
     Attributes:
         patient: made-up patient id, such as P0001.
+        number: 0 or 1, number of the scan of the patient.
         label: 0 negative, 1 positive.
         format: "DICOM" or "NIfTI".
         scan: the volume, with the masks of arteries and emboli.
     """
 
     patient: str
+    number: int
     label: int
     format: str
     scan: CtScan
@@ -64,10 +66,12 @@ class CtExam(NamedTuple):
 def draw_ctpa_phantom(
     *, seed: int = 0, patients: int = DEMO_PATIENTS, shape: tuple[int, int, int] = SHAPE
 ) -> Iterator[CtExam]:
-    """Draw the scans of a phantom, one a patient; of four patients in a row each has another format and class.
+    """Draw the scans of a phantom, two a patient, one of each class, in no telling order.
+
+    Nothing but the emboli depends on the class: so no patient, and no file format, tells it.
 
     Args:
-        seed: decides everything. A patient's scan does not depend on the number of patients.
+        seed: decides everything. A patient's scans do not depend on the number of patients.
         patients: number of patients.
         shape: slices, rows and columns.
 
@@ -80,9 +84,9 @@ def draw_ctpa_phantom(
     if patients < 1:
         raise ValueError(f"expected patients >= 1, got {patients}")
     for index in range(patients):
-        order = np.random.default_rng((seed, index // len(_KINDS), 7)).permutation(len(_KINDS))
-        file, label = _KINDS[order[index % len(_KINDS)]]
-        yield CtExam(f"P{index + 1:04}", label, file, draw_ct((seed, index), positive=bool(label), shape=shape))
+        for number, label in enumerate(np.random.default_rng((seed, index, 7)).permutation(2)):
+            scan = draw_ct((seed, index), positive=bool(label), number=number, shape=shape)
+            yield CtExam(f"P{index + 1:04}", number, int(label), _FORMATS[index % len(_FORMATS)], scan)
 
 
 def make_ctpa_phantom(
@@ -96,7 +100,7 @@ def make_ctpa_phantom(
     Args:
         folder: where to, made if absent; files of those names are replaced. It is the data set's folder.
         seed: decides everything.
-        patients: number of patients, at least 12, so that each section has both classes.
+        patients: number of patients, at least 3.
         shape: slices, rows and columns.
 
     Returns:
@@ -106,12 +110,12 @@ def make_ctpa_phantom(
         ValueError: too few patients, or a shape too coarse.
     """
     folder = Path(folder)
-    if patients < 12:
-        raise ValueError(f"expected patients >= 12, so that each section has both classes, got {patients}")
+    if patients < len(SECTIONS):
+        raise ValueError(f"expected patients >= {len(SECTIONS)}, one for each of {', '.join(SECTIONS)}, got {patients}")
     records: list[Record] = []
     slices: dict[str, list[int]] = {}
     for exam in draw_ctpa_phantom(seed=seed, patients=patients, shape=shape):
-        name = f"images/{exam.patient}" + (".nii.gz" if exam.format == "NIfTI" else "")
+        name = f"images/{exam.patient}_{exam.number}" + (".nii.gz" if exam.format == "NIfTI" else "")
         if exam.format == "NIfTI":
             (folder / "images").mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(_nifti(exam.scan))
@@ -194,7 +198,6 @@ def _nifti(scan: CtScan) -> bytes:
 
 def _write_dicom(folder: Path, exam: CtExam, seed: int) -> None:
     """One file a slice; in half of the series the first file is at the head."""
-    number = int(exam.patient[1:])
     planes = exam.scan.hu
     count = len(planes)
     dz, dy, dx = exam.scan.spacing_mm
@@ -203,11 +206,11 @@ def _write_dicom(folder: Path, exam: CtExam, seed: int) -> None:
         return generate_uid(entropy_srcs=["ttl_monai CTPA phantom", str(EDITION), str(seed), exam.patient, what])
 
     folder.mkdir(parents=True, exist_ok=True)
-    study, series, frame = uid("study"), uid("series"), uid("frame")
+    study, series, frame = (uid(f"{what} {exam.number}") for what in ("study", "series", "frame"))
     for k, plane in enumerate(planes):
-        instance = count - k if number % 2 else k + 1
+        instance = count - k if exam.number else k + 1
         ds = Dataset()
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, uid(f"image {k}")
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, uid(f"image {exam.number} {k}")
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
         ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex = (
             exam.patient,

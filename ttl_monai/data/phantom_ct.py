@@ -63,7 +63,7 @@ def draw_ct(
     """Draw one scan of a patient.
 
     Lungs, mediastinum, heart, aorta, spine and ribs; a branching tree of arteries full of contrast medium (300 to 500
-    HU); lymph nodes beside them that look like clot but lie outside. A positive scan has emboli, filling defects of 30
+    HU); lymph nodes beside the large ones, as dark as clot but outside. A positive scan has emboli, filling defects of 30
     to 80 HU inside of arteries. Scans drawn from equal arguments but `positive` differ in these only.
 
     Args:
@@ -87,10 +87,11 @@ def draw_ct(
     tree = _grow_arteries(rng)
     arteries = canvas.mask(tree)
     canvas.paint(arteries, scan_rng.uniform(*_ARTERY_HU))
-    for _ in range(rng.integers(3, 7)):
-        tube = tree[rng.integers(len(tree))]
-        beside = tube.start + (tube.radius + 6) * _unit(rng.standard_normal(3))
-        node = canvas.mask([_Tube(beside, beside + rng.uniform(2, 8, 3), rng.uniform(4, 7), 4)])
+    large = [tube for tube in tree if tube.radius > 6]
+    for _ in range(rng.integers(1, 4)):
+        tube = large[rng.integers(len(large))]
+        beside = tube.start + (tube.radius + 5) * _unit(rng.standard_normal(3))
+        node = canvas.mask([_Tube(beside, beside + rng.uniform(2, 8, 3), rng.uniform(3, 5), 3)])
         canvas.paint(node * (1 - arteries), rng.uniform(*_NODE_HU))
     emboli = _draw_emboli(canvas, tree, arteries, clot_rng) if positive else np.zeros(shape, dtype=np.float32)
     canvas.paint(emboli, clot_rng.uniform(*_EMBOLUS_HU))

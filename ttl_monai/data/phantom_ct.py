@@ -63,8 +63,8 @@ def draw_ct(
     """Draw one scan of a patient.
 
     Lungs, mediastinum, heart, aorta, spine and ribs; a branching tree of arteries full of contrast medium (300 to 500
-    HU); lymph nodes beside the large ones, as dark as clot but outside. A positive scan has emboli, filling defects of 30
-    to 80 HU inside of arteries. Scans drawn from equal arguments but `positive` differ in these only.
+    HU); lymph nodes beside the large ones, as dark as clot but outside. A positive scan has emboli, filling defects of
+    30 to 80 HU inside of arteries. Scans drawn from equal arguments but `positive` differ in these only.
 
     Args:
         seed: decides the patient.

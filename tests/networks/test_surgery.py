@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ttl_monai.networks import count_params, find_point, freeze_up_to, list_points, split_at, truncate
+from ttl_monai.networks import count_params, find_point, freeze_up_to, inflate, list_points, split_at, truncate
 
 
 def small_densenet(drop_rate=0.0):
@@ -25,6 +25,12 @@ NETWORKS = {
     "densenet": (small_densenet, (2, 3, 48, 48), "denseblock2.denselayer2", "transition1"),
     "lite0": (lambda: timm.create_model("tf_efficientnet_lite0"), (2, 3, 49, 49), "blocks.2", "blocks.1.0"),
     "monai 3d": (lambda: monai_nets.resnet10(spatial_dims=3, n_input_channels=1), (2, 1, 24, 24, 24), "layer2", "stem"),
+    "inflated": (
+        lambda: inflate(truncate(timm.create_model("tf_efficientnet_lite0"), "blocks.3")),
+        (2, 3, 8, 33, 33),
+        "blocks.2",
+        "blocks.1.0",
+    ),
 }
 
 

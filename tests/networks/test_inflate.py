@@ -124,10 +124,9 @@ def test_an_inflated_resnext_is_resnext3d(resnext):
     [
         torchvision.models.resnet18,
         lambda: torchvision.models.DenseNet(8, (3, 2), 16, num_classes=2),
-        lambda: timm.create_model("tf_efficientnet_lite0"),
-        lambda: timm.create_model("efficientnet_b0"),
+        lambda: timm.create_model("efficientnet_b0"),  # with fused norms and gates
     ],
-    ids=["resnet", "densenet", "lite0", "b0"],
+    ids=["resnet", "densenet", "efficientnet"],
 )
 def test_names_levels_and_widths_of_the_points_stay(build):
     flat = truncate(build())

@@ -141,14 +141,13 @@ def rgb(values):
     return torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1, 1)
 
 
-@pytest.mark.parametrize("zipped", [True, False])  # the published file is of the time before zip files
 @pytest.mark.parametrize(
-    ("layout", "expected"),
+    ("layout", "expected", "zipped"),
     [
-        (cvpr2018, CVPR2018),
-        (lambda state: {"state_dict": cvpr2018(state)["state_dict"]}, CVPR2018),
-        (master, MASTER),
-        (dict, None),
+        (cvpr2018, CVPR2018, False),  # the published file is of the time before zip files
+        (lambda state: {"state_dict": cvpr2018(state)["state_dict"]}, CVPR2018, True),
+        (master, MASTER, True),
+        (dict, None, True),
     ],
 )
 def test_a_checkpoint_of_kinetics_brings_backbone_and_input_scale(tiny, by_name, tmp_path, layout, expected, zipped):

@@ -1,4 +1,4 @@
-"""Stages computed again in the backward pass: the same training step, fewer kept activations."""
+"""Blocks computed again in the backward pass: the same training step, fewer kept activations."""
 
 import copy
 
@@ -31,7 +31,7 @@ def pair(name, **knobs):
 
 
 def step(network, image):
-    """Forward and backward; the bytes that autograd keeps beside the stages, and the logits."""
+    """Forward and backward; the bytes that autograd keeps beside the blocks, and the logits."""
     kept = []
 
     def pack(tensor):
@@ -45,14 +45,15 @@ def step(network, image):
     return sum(kept), logits.detach()
 
 
-@pytest.mark.parametrize("knobs", [{}, {"freeze_up_to": "stem"}], ids=["all", "frozen"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "knobs"), [*((name, {}) for name in NETWORKS), ("resnext3d", {"freeze_up_to": "layer1"})]
+)
 def test_a_step_is_the_same_and_keeps_less(name, knobs):
     plain, recomputing, image = pair(name, **knobs)
     kept, expected = step(plain, image)
     kept_now, logits = step(recomputing, image)
     assert torch.equal(logits, expected)
-    assert kept_now < kept / 5  # what enters each stage, and the head
+    assert kept_now < kept / 2  # what enters each block, and the head
     for (key, theirs), ours in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
         assert (theirs.grad is None) == (ours.grad is None), key
         assert theirs.grad is None or torch.allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-7), key
@@ -88,6 +89,6 @@ def test_it_scripts_and_exports_as_without():
             torch.testing.assert_close(form(image), network(image), rtol=0, atol=1e-6)
 
 
-def test_a_backbone_without_stages_is_refused():
-    with pytest.raises(ValueError, match="use_checkpoint needs a backbone with stages"):
+def test_a_backbone_without_blocks_is_refused():
+    with pytest.raises(ValueError, match="use_checkpoint needs a backbone with blocks"):
         TransferClassifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), weights="none", use_checkpoint=True)

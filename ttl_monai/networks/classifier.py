@@ -13,7 +13,7 @@ from torch import fx, nn
 from ttl_monai.networks.checkpoints import LoadReport
 from ttl_monai.networks.points import find_point, list_points
 from ttl_monai.networks.pretrained import WeightInfo, load_backbone
-from ttl_monai.networks.recompute import forward_in_stages, mark_stages
+from ttl_monai.networks.recompute import forward_in_segments, mark_segments
 from ttl_monai.networks.slim import rebuild_after
 from ttl_monai.networks.surgery import freeze_up_to as freeze_backbone
 from ttl_monai.networks.surgery import split_at, truncate
@@ -111,7 +111,7 @@ class TransferClassifier(_ImageInput):
         head: `pool` (adaptive average pooling to 1, linear; any image size) or `flatten` (linear on the flattened
             map; for one image size, because the number of its weights depends on it).
         image_size: pixels per spatial axis, used by `flatten` alone; default 224 in 2D and 64 in 3D.
-        use_checkpoint: compute each stage of the backbone again in the backward pass of a training instead of keeping
+        use_checkpoint: compute each block of the backbone again in the backward pass of a training instead of keeping
             its activations: less memory, more time, the same results.
 
     Raises:
@@ -152,7 +152,7 @@ class TransferClassifier(_ImageInput):
         if freeze_up_to is not None:
             freeze_backbone(features, freeze_up_to)
         if use_checkpoint:
-            mark_stages(features)
+            mark_segments(features)
         size = _image_size(image_size, tuple(example.shape[2:]))
         mean, std = (
             torch.tensor(values, dtype=example.dtype).expand(channels).clone().view(1, -1, *(1,) * len(size))
@@ -174,7 +174,7 @@ class TransferClassifier(_ImageInput):
         if torch.jit.is_scripting():  # which cannot compile the next branch
             features = self.backbone(image)
         elif self.use_checkpoint and self.training:
-            features = forward_in_stages(self.backbone, image)
+            features = forward_in_segments(self.backbone, image)
         else:
             features = self.backbone(image)
         return self.head(features)

@@ -1,4 +1,4 @@
-"""Stages that are computed again in the backward pass: a training needs less memory and more time."""
+"""Blocks that are computed again in the backward pass: a training needs less memory and more time."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from torch.utils.checkpoint import checkpoint
 from ttl_monai.networks.points import list_points
 from ttl_monai.networks.tracing import mutates
 
-# Key of `node.meta`: a stage ends here. A mark in the graph survives copying, and changed modules need no new one.
-_STAGE_END = "ttl_stage_end"
+# Key of `node.meta`: a segment ends here. A mark in the graph survives copying, and changed modules need no new one.
+_SEGMENT_END = "ttl_segment_end"
 
 
-def mark_stages(backbone: fx.GraphModule) -> None:
-    """Mark in place where the stages of a traced backbone end, for `forward_in_stages`.
+def mark_segments(backbone: fx.GraphModule) -> None:
+    """Mark in place where the stem, the blocks and the stages of a traced backbone end, for `forward_in_segments`.
 
     Raises:
-        ValueError: there is no end of a stage between two layers.
+        ValueError: there are no blocks.
     """
     nodes = list(backbone.graph.nodes)
-    ends = {point.node for point in list_points(backbone) if point.level == "stage"}
+    ends = {point.node for point in list_points(backbone) if point.level != "layer"}
     for index, node in enumerate(nodes):
         # What lies above may read that one value alone, or it would be computed from values that are gone.
         before = set(nodes[:index])
         if node.name in ends and not any(before.intersection(above.all_input_nodes) for above in nodes[index + 1 :]):
-            node.meta[_STAGE_END] = True
-    if not any(_STAGE_END in node.meta for node in nodes):
+            node.meta[_SEGMENT_END] = True
+    if not any(_SEGMENT_END in node.meta for node in nodes):
         raise ValueError(
-            "use_checkpoint needs a backbone with stages, as `list_points` finds them; this one has none: leave it off"
+            "use_checkpoint needs a backbone with blocks, as `list_points` finds them; this one has none: leave it off"
         )
 
 
-def forward_in_stages(backbone: fx.GraphModule, image: torch.Tensor) -> torch.Tensor:
-    """`backbone(image)`, whose backward pass computes each marked stage again instead of keeping its activations.
+def forward_in_segments(backbone: fx.GraphModule, image: torch.Tensor) -> torch.Tensor:
+    """`backbone(image)`, whose backward pass computes each marked segment again instead of keeping its activations.
 
     Source: Chen et al. 2016 (arXiv:1604.06174), by `torch.utils.checkpoint`. Gradients, norm statistics and random
     numbers are those of the plain forward pass.
 
     Args:
-        backbone: a graph that `mark_stages` marked.
+        backbone: a graph that `mark_segments` marked.
         image: (B, C, *spatial).
     """
     entry, *nodes, output = backbone.graph.nodes
@@ -53,7 +53,7 @@ def forward_in_stages(backbone: fx.GraphModule, image: torch.Tensor) -> torch.Te
     x = image
     for node in nodes:
         segment.append(node)
-        if _STAGE_END in node.meta or node is nodes[-1]:
+        if _SEGMENT_END in node.meta or node is nodes[-1]:
             end = output.args[0] if node is nodes[-1] else node
             x = checkpoint(
                 partial(_run, backbone, entry, segment, end),

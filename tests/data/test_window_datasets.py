@@ -1,5 +1,6 @@
 """The cache of volumes and the data sets of windows on it."""
 
+import gc
 import json
 import logging
 import os
@@ -159,17 +160,59 @@ def test_all_windows_in_order_with_their_labels(items, cache):
     for index, window in enumerate(data):
         item = items[index // 3]
         start = 12 * (index % 3)
-        assert (window["series"], window["start"], window["series_label"]) == (index // 3, start, item["label"])
-        assert window["label"] == (len(set(item["slices"]) & set(range(start, start + 12))) >= 3)
+        assert (window["start"], window["label"]) == (start, item["label"])
+        assert (window["patient"], window["image_id"]) == (item["patient"], item["image_id"])
+        assert window["window_label"] == (len(set(item["slices"]) & set(range(start, start + 12))) >= 3)
         assert window["image"].shape == (1, 12, 64, 64)
         assert window["image"].dtype == torch.int16
+        assert {**data.data[index], "image": 0}.items() <= {**window, "image": 0}.items()
     assert (window["image"][:, 6:] == -1000).all()
-    assert {window["label"] for window in data} == {0, 1}
+    assert {window["window_label"] for window in data} == {0, 1}
+
+
+def test_windows_say_where_they_lie_in_mm(items, cache):
+    """The phantom spans 240 mm about its middle: 30 slices of 8 mm, the last window holds six."""
+    data = WindowDataset(items[:1], cache, size=12)
+    assert [(each["first_mm"], each["last_mm"]) for each in data] == [(-116, -28), (-20, 68), (76, 116)]
+
+
+def test_windows_for_the_network_are_the_scaled_centre(items, cache):
+    raw, ready = (WindowDataset(items[:2], cache, size=12, spatial_size=size) for size in (None, 48))
+    for a, b in zip(raw, ready, strict=True):
+        expected = ((a["image"][..., 8:56, 8:56].float() + 100) / 1000).clamp(0, 1)
+        torch.testing.assert_close(b["image"], expected)
+        assert {**a, "image": 0} == {**b, "image": 0}
+
+
+def test_fixed_windows_for_training_have_their_own_labels(items, cache):
+    fixed = RandomWindowDataset(items, cache, size=12, min_slices=3, fixed=True, spatial_size=64)
+    every = WindowDataset(items, cache, size=12, min_slices=3, spatial_size=64)
+    assert len(fixed) == len(every) == len(fixed.data)
+    assert [each["label"] for each in fixed] == [each["window_label"] for each in every]
+    assert [each["label"] for each in fixed] != [each["label"] for each in every]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(fixed, every, strict=True))
+
+
+def test_a_cache_without_a_folder_goes_with_the_object(items):
+    cache = VolumeCache(transforms())
+    folder = cache.cache_dir
+    assert WindowDataset(items[:1], cache, size=12)[0]["image"].shape == (1, 12, 64, 64)
+    assert len(list(folder.glob("*.npy"))) == 1
+    del cache
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_wrong_options_of_windows_are_refused(items, cache):
+    with pytest.raises(ValueError, match="label must be 'series' or 'window', got 'slice'"):
+        WindowDataset(items, cache, label="slice")
+    with pytest.raises(ValueError, match="between 1 and crop_from"):
+        WindowDataset(items, cache, spatial_size=65)[0]
 
 
 def test_items_without_labels_have_none(cache, items):
     data = WindowDataset([{"image": items[0]["image"]}], cache, size=12)
-    assert set(data[0]) == {"image", "start", "series"}
+    assert set(data[0]) == {"image", "start", "first_mm", "last_mm"}
 
 
 # ---- random windows

@@ -59,15 +59,16 @@ class VolumeCache:
     Args:
         transform: deterministic transforms of {"image": path} that end with an image (1, I, J, K) in HU, such as
             `LoadImaged` with `VolumeReader` and `ensure_channel_first`, and `Resized`. Values are rounded to whole HU.
-        cache_dir: a folder for the entries.
+        cache_dir: a folder for the entries; None takes a temporary one that goes with this object.
 
     Raises:
         TypeError: for a transform whose parameters cannot be told apart by value.
         ValueError: for a random transform.
     """
 
-    def __init__(self, transform: Sequence[Callable] | Callable, cache_dir: str | Path) -> None:
-        self.cache_dir = Path(cache_dir)
+    def __init__(self, transform: Sequence[Callable] | Callable, cache_dir: str | Path | None = None) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="ttl_monai-") if cache_dir is None else None
+        self.cache_dir = Path(self._temporary.name if self._temporary is not None else str(cache_dir))
         prepare_folder(self.cache_dir)
         self.transform = transform if isinstance(transform, Compose) else Compose(transform)
         parts = self.transform.flatten().transforms

@@ -5,6 +5,7 @@ from ttl_monai.handlers.feature_cache import FeatureCache
 from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
 from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
 from ttl_monai.handlers.record import RunRecord
+from ttl_monai.handlers.series import SeriesWriter
 from ttl_monai.handlers.stops import LrFloorStop, StopOnNonFiniteLoss
 from ttl_monai.handlers.svcca import SVCCAHandler
 
@@ -18,6 +19,7 @@ __all__ = [
     "RunCheckpoint",
     "RunRecord",
     "SVCCAHandler",
+    "SeriesWriter",
     "StopOnNonFiniteLoss",
     "is_better",
     "to_columns",

@@ -126,3 +126,4 @@ class ResNeXt3D(ResNet):
 register_backbone("resnext3d101")(ResNeXt3D)
 register_backbone("resnext3d101_master")(partial(ResNeXt3D, stem_channels=128))
 register_backbone("resnext3d50")(partial(ResNeXt3D, (3, 4, 6, 3)))
+register_backbone("resnext3d14")(partial(ResNeXt3D, (1, 1, 1, 1)))  # for demonstrations and tests

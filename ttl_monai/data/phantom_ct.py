@@ -58,7 +58,12 @@ class _Tube:
 
 
 def draw_ct(
-    seed: int | tuple[int, ...], *, positive: bool, number: int = 0, shape: tuple[int, int, int] = (48, 96, 96)
+    seed: int | tuple[int, ...],
+    *,
+    positive: bool,
+    number: int = 0,
+    shape: tuple[int, int, int] = (48, 96, 96),
+    clots: tuple[int, int] = (3, 5),
 ) -> CtScan:
     """Draw one scan of a patient.
 
@@ -71,15 +76,18 @@ def draw_ct(
         positive: whether there are emboli.
         number: of the scan among those of the patient; decides position, contrast, noise and places of the emboli.
         shape: slices, rows and columns; the field of view stays.
+        clots: fewest and most of them in a positive scan; there are more where too few slices would show one.
 
     Returns:
         The scan with its masks.
 
     Raises:
-        ValueError: a shape too coarse for arteries to show.
+        ValueError: a shape too coarse for arteries to show, or numbers of clots that are none.
     """
     if shape[0] < 24 or min(shape[1:]) < 64:
         raise ValueError(f"shape must be at least 24 x 64 x 64 voxels for arteries to show, got {shape}")
+    if not 1 <= clots[0] <= clots[1]:
+        raise ValueError(f"clots must be the fewest and the most, each at least 1, got {clots}")
     rng = np.random.default_rng(seed)
     scan_rng, clot_rng = (np.random.default_rng((*np.atleast_1d(seed), number, part)) for part in range(2))
     canvas = _Canvas(shape, shift=scan_rng.uniform(-6, 6, 3), scale=rng.uniform(0.92, 1.06))
@@ -93,7 +101,7 @@ def draw_ct(
         beside = tube.start + (tube.radius + 5) * _unit(rng.standard_normal(3))
         node = canvas.mask([_Tube(beside, beside + rng.uniform(2, 8, 3), rng.uniform(3, 5), 3)])
         canvas.paint(node * (1 - arteries), rng.uniform(*_NODE_HU))
-    emboli = _draw_emboli(canvas, tree, arteries, clot_rng) if positive else np.zeros(shape, dtype=np.float32)
+    emboli = _draw_emboli(canvas, tree, arteries, clot_rng, clots) if positive else np.zeros(shape, dtype=np.float32)
     canvas.paint(emboli, clot_rng.uniform(*_EMBOLUS_HU))
     noise = gaussian_filter(scan_rng.standard_normal(shape, dtype=np.float32), 0.6)
     canvas.hu += noise * np.float32(scan_rng.uniform(*_NOISE_HU) / noise.std())
@@ -220,11 +228,13 @@ def _branches(parent: _Tube, side: float, rng: np.random.Generator, *, generatio
     return grown
 
 
-def _draw_emboli(canvas: _Canvas, tree: list[_Tube], arteries: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_emboli(
+    canvas: _Canvas, tree: list[_Tube], arteries: np.ndarray, rng: np.random.Generator, clots: tuple[int, int]
+) -> np.ndarray:
     """Clots along arteries that are wide enough, until enough slices show one; how much of each voxel they cover."""
     wide = [tube for tube in tree[1:] if tube.end_radius >= _SMALLEST_WITH_EMBOLUS_MM]
     emboli = np.zeros_like(arteries)
-    wanted = int(rng.integers(3, 6))
+    wanted = int(rng.integers(clots[0], clots[1] + 1))
     number = 0
     while number < wanted or len(_positive_slices(emboli > 0.5)) < _MIN_POSITIVE_SLICES:
         tube = wide[rng.integers(len(wide))]

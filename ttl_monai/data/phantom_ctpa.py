@@ -25,10 +25,11 @@ __all__ = ["CtExam", "demo_ctpa_phantom", "draw_ctpa_phantom", "make_ctpa_phanto
 logger = logging.getLogger(__name__)
 
 # Raised when the scans change, so that a demo made by an older version is made anew.
-EDITION = 1
+EDITION = 2
 CLASS_NAMES = ["negative", "positive"]
-DEMO_PATIENTS = 36
+DEMO_PATIENTS = 60
 SHAPE = (48, 96, 96)
+CLOTS = (9, 12)  # large ones, so that a small network learns them from few scans
 _FORMATS = ("DICOM", "NIfTI")
 _README = """Made CT pulmonary angiographies, not of real people
 ====================================================
@@ -64,7 +65,11 @@ class CtExam(NamedTuple):
 
 
 def draw_ctpa_phantom(
-    *, seed: int = 0, patients: int = DEMO_PATIENTS, shape: tuple[int, int, int] = SHAPE
+    *,
+    seed: int = 0,
+    patients: int = DEMO_PATIENTS,
+    shape: tuple[int, int, int] = SHAPE,
+    clots: tuple[int, int] = CLOTS,
 ) -> Iterator[CtExam]:
     """Draw the scans of a phantom, two a patient, one of each class, in no telling order.
 
@@ -74,6 +79,7 @@ def draw_ctpa_phantom(
         seed: decides everything. A patient's scans do not depend on the number of patients.
         patients: number of patients.
         shape: slices, rows and columns.
+        clots: fewest and most clots of a positive scan.
 
     Yields:
         One scan after the other.
@@ -85,12 +91,17 @@ def draw_ctpa_phantom(
         raise ValueError(f"expected patients >= 1, got {patients}")
     for index in range(patients):
         for number, label in enumerate(np.random.default_rng((seed, index, 7)).permutation(2)):
-            scan = draw_ct((seed, index), positive=bool(label), number=number, shape=shape)
+            scan = draw_ct((seed, index), positive=bool(label), number=number, shape=shape, clots=clots)
             yield CtExam(f"P{index + 1:04}", number, int(label), _FORMATS[index % len(_FORMATS)], scan)
 
 
 def make_ctpa_phantom(
-    folder: str | Path, *, seed: int = 0, patients: int = DEMO_PATIENTS, shape: tuple[int, int, int] = SHAPE
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    patients: int = DEMO_PATIENTS,
+    shape: tuple[int, int, int] = SHAPE,
+    clots: tuple[int, int] = CLOTS,
 ) -> Path:
     """Write a phantom: images/, labels.csv, datalist.json (split by patient, 64/16/20) and README.txt.
 
@@ -102,6 +113,7 @@ def make_ctpa_phantom(
         seed: decides everything.
         patients: number of patients, at least 3.
         shape: slices, rows and columns.
+        clots: fewest and most clots of a positive scan.
 
     Returns:
         The path of datalist.json.
@@ -114,7 +126,7 @@ def make_ctpa_phantom(
         raise ValueError(f"expected patients >= {len(SECTIONS)}, one for each of {', '.join(SECTIONS)}, got {patients}")
     records: list[Record] = []
     slices: dict[str, list[int]] = {}
-    for exam in draw_ctpa_phantom(seed=seed, patients=patients, shape=shape):
+    for exam in draw_ctpa_phantom(seed=seed, patients=patients, shape=shape, clots=clots):
         name = f"images/{exam.patient}_{exam.number}" + (".nii.gz" if exam.format == "NIfTI" else "")
         if exam.format == "NIfTI":
             (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -135,7 +147,7 @@ def make_ctpa_phantom(
         "name": "phantom_ctpa",
         "source": "drawn by ttl_monai from shapes and noise; no real patients",
         "licence": "CC0-1.0",
-        "made_by": _made_by(seed, patients, shape),
+        "made_by": _made_by(seed, patients, shape, clots),
     }
     table = Table("binary", CLASS_NAMES, records)
     (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
@@ -163,9 +175,9 @@ def demo_ctpa_phantom(folder: str | Path) -> Path:
     folder = Path(folder).absolute()
     made = ensure_demo(
         folder,
-        made_by=_made_by(0, DEMO_PATIENTS, SHAPE),
+        made_by=_made_by(0, DEMO_PATIENTS, SHAPE, CLOTS),
         title=_README.split("\n")[0],
-        make=lambda place: make_ctpa_phantom(place, seed=0, patients=DEMO_PATIENTS, shape=SHAPE),
+        make=lambda place: make_ctpa_phantom(place, seed=0, patients=DEMO_PATIENTS, shape=SHAPE, clots=CLOTS),
     )
     logger.info(
         "%s the demo's data in %s: drawn CT scans of %d patients who do not exist. "
@@ -177,9 +189,10 @@ def demo_ctpa_phantom(folder: str | Path) -> Path:
     return folder / "datalist.json"
 
 
-def _made_by(seed: int, patients: int, shape: tuple[int, int, int]) -> str:
+def _made_by(seed: int, patients: int, shape: tuple[int, int, int], clots: tuple[int, int]) -> str:
     return (
-        f"ttl_monai.data.make_ctpa_phantom(seed={seed}, patients={patients}, shape={tuple(shape)}), edition {EDITION}"
+        f"ttl_monai.data.make_ctpa_phantom(seed={seed}, patients={patients}, shape={tuple(shape)}, "
+        f"clots={tuple(clots)}), edition {EDITION}"
     )
 
 

@@ -126,4 +126,5 @@ class ResNeXt3D(ResNet):
 register_backbone("resnext3d101")(ResNeXt3D)
 register_backbone("resnext3d101_master")(partial(ResNeXt3D, stem_channels=128))
 register_backbone("resnext3d50")(partial(ResNeXt3D, (3, 4, 6, 3)))
-register_backbone("resnext3d14")(partial(ResNeXt3D, (1, 1, 1, 1)))  # for demonstrations and tests
+# For demonstrations and tests: no published weights fit it, so it need not take three channels.
+register_backbone("resnext3d14")(partial(ResNeXt3D, (1, 1, 1, 1), in_channels=1))

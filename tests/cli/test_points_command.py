@@ -54,6 +54,19 @@ def test_a_3d_network_takes_one_size_or_three(capsys):
     assert "2x2x2" in one[-1]
 
 
+def test_the_papers_3d_network_at_its_window(capsys):
+    lines = lines_of(capsys, "resnext3d101", "--image-size", "24", "192", "192", "--level", "stage")
+    assert lines[0].startswith("resnext3d101, input 3x24x192x192: 47,521,216 parameters, 42.528 GMACs")
+    cut = ["layer3.22", "stage", "1024", "16", "3x12x12", "31,206,848", "65.7%", "40.974", "96.3%"]
+    assert lines[5].split() == cut
+
+
+def test_an_inflated_network_takes_volumes(capsys):
+    lines = lines_of(capsys, "resnet18_3d", "--image-size", "16", "32", "32", "--level", "stage")
+    assert lines[0].startswith("resnet18_3d, input 3x16x32x32: ")
+    assert lines[-1].split()[:5] == ["layer4.1", "stage", "512", "32", "1x1x1"]
+
+
 BAD = [
     (["resnet05"], "no backbone 'resnet05'"),
     (["resnet18", "--image-size", "3", "4", "5"], r"1 or 2 positive numbers, got \[3, 4, 5\]"),

@@ -323,7 +323,7 @@ def test_missing_decoder_is_named_with_the_remedy(tmp_path, monkeypatch):
         is_available = False
         missing_dependencies = ("gdcm - requires gdcm>=3.0.10",)
 
-    monkeypatch.setattr("ttl_monai.data.dicom.get_decoder", lambda uid: Absent())
+    monkeypatch.setattr("ttl_monai.data.dicom_file.get_decoder", lambda uid: Absent())
     with pytest.raises(ValueError, match=r"no decoder is installed for JPEG-LS Lossless.*gdcm - requires"):
         read_dicom(path)
 

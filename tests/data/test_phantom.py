@@ -363,7 +363,7 @@ def test_the_demo_is_made_once_when_several_ask_at_once(small_demo, monkeypatch)
 def test_a_folder_with_something_else_is_left_alone(small_demo, name):
     small_demo.mkdir(parents=True)
     (small_demo / name).write_text(json.dumps({"mine": True}))
-    with pytest.raises(ValueError, match="holds something else than made x-rays: expected no such folder"):
+    with pytest.raises(ValueError, match="holds something else than made chest x-rays: expected no such folder"):
         demo_phantom(small_demo)
     assert tree(small_demo) == {name: b'{"mine": true}'}
 

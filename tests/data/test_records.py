@@ -195,3 +195,16 @@ def test_relative_path_stays_in_the_folder(tmp_path, text, expected):
 def test_name_rows_shortens():
     assert name_rows([4]) == "row 4"
     assert name_rows(range(2, 40)) == "rows 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 28 more"
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files_whatever_their_names(tmp_path):
+    for folder, names in (("a", ("1", "2")), ("b", ("x/9", "3")), ("c", ("1", "2"))):
+        for name, content in zip(names, (b"one", b"two"), strict=True):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    (tmp_path / "c" / "2").write_bytes(b"other")
+    (tmp_path / "empty").mkdir()
+    first, same, other, empty = hash_files(["a", "b", "c", "empty"], tmp_path)
+    assert first == same != other
+    assert empty is None

@@ -24,6 +24,9 @@ from ttl_monai.networks.backbones import build_backbone, list_backbones, registe
         ("torchvision:efficientnet_b0", ("torchvision", "efficientnet_b0")),
         ("monai:resnet18", ("monai", "resnet18")),
         ("monai:seresnext50", ("monai", "seresnext50")),
+        ("resnext3d101", ("ttl", "resnext3d101")),
+        ("tf_efficientnet_lite0_3d", ("inflated", "tf_efficientnet_lite0")),
+        ("timm:resnet18_3d", ("inflated", "timm:resnet18")),
     ],
 )
 def test_resolve_backbone_follows_the_order_and_the_prefix(name, expected):
@@ -39,6 +42,9 @@ def test_resolve_backbone_follows_the_order_and_the_prefix(name, expected):
         ("timm:resnet50.a1_in2k", r"near names: .*resnet50\.a1_in1k"),
         ("keras:resnet50", "prefix 'keras'; expected one of ttl, torchvision, timm, monai"),
         ("", "no backbone ''"),
+        ("resnext3d102", "near names: .*resnext3d101"),
+        ("resnet51_3d", "no backbone 'resnet51' .*near names: .*resnet50"),
+        ("_3d", "no backbone ''"),
     ],
 )
 def test_resolve_backbone_refuses_unknown_names(name, message):
@@ -62,6 +68,14 @@ def test_build_backbone_returns_the_network_of_that_source(name, module, shape):
     assert type(network).__module__ == module
     with torch.no_grad():
         assert network(torch.zeros(shape)).shape == (1, 1000)
+
+
+def test_a_2d_backbone_is_built_in_3d_by_its_name():
+    network = build_backbone("timm:resnet10t_3d").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 16, 32, 32)).shape == (1, 512, 1, 1, 1)
+    with pytest.raises(ValueError, match="expected a 2D network to inflate, but ResNet takes 3D images"):
+        build_backbone("monai:resnet18_3d")
 
 
 def test_a_registered_backbone_comes_before_all_others(monkeypatch):

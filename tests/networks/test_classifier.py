@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from torch import nn
 from torchvision.models import resnet18
 
-from ttl_monai.networks import TransferClassifier, count_params, truncate
+from ttl_monai.networks import ResNeXt3D, TransferClassifier, count_params, truncate
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,24 @@ def lite():
 @pytest.fixture(scope="module")
 def resnet():
     return TransferClassifier("resnet18", weights="none", num_classes=3).eval()
+
+
+@pytest.fixture(scope="module")
+def lite3d():
+    """The same weights inflated, for volumes."""
+    return TransferClassifier(
+        "tf_efficientnet_lite0_3d", in_channels=1, truncate_at="blocks.2", freeze_up_to="blocks.0"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def resnext3d():
+    return TransferClassifier(ResNeXt3D((1, 1, 1, 1)), weights="none", in_channels=1, truncate_at="layer2").eval()
+
+
+def images(network, count):
+    """Small images or volumes for a network."""
+    return torch.rand(count, network.in_channels, *((32, 32) if network.mean.ndim == 4 else (8, 32, 32)))
 
 
 def test_classifier_is_backbone_and_pooled_linear_head(resnet):
@@ -61,6 +79,7 @@ def test_a_grey_channel_equals_three_equal_ones(lite):
         ("densenet121", "flatten", {"truncate_at": "transition2"}, 1_529_986),
         ("efficientnet_b0", "flatten", {"truncate_at": "blocks.4"}, 895_714),
         ("efficientnet_b0", "pool", {}, 4_007_548 + 2 * 1280 + 2),  # with conv_head
+        ("resnext3d101", "pool", {"truncate_at": "layer3.22"}, 31_208_898),
     ],
 )
 def test_parameter_counts_are_the_papers(backbone, head, knobs, expected):
@@ -152,11 +171,11 @@ def test_a_checkpoint_brings_its_own_normalisation(lite):
         assert torch.equal(other.eval()(image), lite(image))
 
 
-@pytest.mark.parametrize("network", ["lite", "resnet"])
+@pytest.mark.parametrize("network", ["lite", "resnet", "lite3d", "resnext3d"])
 @pytest.mark.parametrize("form", ["deepcopy", "script", "trace", "export"])
 def test_other_forms_compute_the_same(network, form, request):
     network = request.getfixturevalue(network)
-    image = torch.rand(2, network.in_channels, 32, 32)
+    image = images(network, 2)
     make = {
         "deepcopy": lambda: copy.deepcopy(network),
         "script": lambda: torch.jit.script(network),
@@ -169,17 +188,26 @@ def test_other_forms_compute_the_same(network, form, request):
 
 @pytest.mark.parametrize(
     ("network", "dynamo"),
-    [("lite", False), pytest.param("lite", True, marks=pytest.mark.slow), ("resnet", True), ("resnet", False)],
+    [
+        ("lite", False),
+        pytest.param("lite", True, marks=pytest.mark.slow),
+        ("resnet", True),
+        ("resnet", False),
+        ("lite3d", False),
+        pytest.param("lite3d", True, marks=pytest.mark.slow),
+        ("resnext3d", True),
+        ("resnext3d", False),
+    ],
 )
 def test_onnx_computes_the_same_for_any_batch(network, dynamo, request, tmp_path):
     network = request.getfixturevalue(network)
-    image = torch.rand(2, network.in_channels, 32, 32)
+    image = images(network, 2)
     path = str(tmp_path / "model.onnx")
     batch = (
         {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamo else {"dynamic_axes": {"image": {0: "batch"}}}
     )
     torch.onnx.export(network, (image,), path, input_names=["image"], dynamo=dynamo, verbose=False, **batch)
-    more = torch.rand(3, network.in_channels, 32, 32)
+    more = images(network, 3)
     (result,) = onnxruntime.InferenceSession(path).run(None, {"image": more.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(result, network(more).numpy(), rtol=0, atol=1e-4)

@@ -1,6 +1,7 @@
 """Parameters, MACs and latency against the published table, ptflops and sums by hand."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ptflops.pytorch_ops import bn_flops_counter_hook
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from ttl_monai.networks import count_macs, count_params, measure_latency, truncate
+from ttl_monai.networks import ResNeXt3D, count_macs, count_params, measure_latency, truncate
 from ttl_monai.networks.tracing import trace
 
 TABLE = list(csv.DictReader(Path(__file__).with_name("truncation_points.csv").open()))
@@ -23,18 +24,23 @@ ARCHS = {
     "densenet121": torchvision.models.densenet121,
     "densenet201": torchvision.models.densenet201,
     "efficientnet_b0": lambda: timm.create_model("efficientnet_b0"),
+    "resnext3d101": ResNeXt3D,
 }
 PAPER_TABLE_3 = {("resnet50", "layer3.5"), ("densenet121", "features.transition2"), ("efficientnet_b0", "blocks.4.2")}
+PAPER_CT = [row for row in TABLE if row["arch"] == "resnext3d101" and row["module"] in ("layer3.22", "layer4.2")]
 
 
 def check_rows(arch, rows):
-    x = torch.empty(1, 3, 224, 224, device="meta")
+    volumes = arch == "resnext3d101"
+    x = torch.empty(1, 3, *((24, 192, 192) if volumes else (224, 224)), device="meta")
+    pool = nn.AdaptiveAvgPool3d if volumes else nn.AdaptiveAvgPool2d
     with torch.device("meta"):
         model = trace(ARCHS[arch]())
         for row in rows:
-            channels, elements = int(row["channels"]), int(row["channels"]) * int(row["spatial"].split("x")[0]) ** 2
+            channels = int(row["channels"])
+            elements = channels * math.prod(map(int, row["spatial"].split("x")))
             backbone = truncate(model, "stem" if row["idx"] == "0" else row["module"])
-            pooled = nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+            pooled = nn.Sequential(backbone, pool(1), nn.Flatten(), nn.Linear(channels, 2))
             flat = nn.Sequential(backbone, nn.Flatten(), nn.Linear(elements, 2))
             got = {
                 "params_backbone": count_params(backbone),
@@ -50,6 +56,10 @@ def check_rows(arch, rows):
 @pytest.mark.parametrize("arch", sorted({arch for arch, _ in PAPER_TABLE_3}))
 def test_the_papers_table_3(arch):
     check_rows(arch, [row for row in TABLE if (row["arch"], row["module"]) in PAPER_TABLE_3 and row["arch"] == arch])
+
+
+def test_the_papers_3d_network_whole_and_cut():
+    check_rows("resnext3d101", PAPER_CT)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torchvision
 from timm.models import create_feature_extractor
 from torchvision.models.shufflenetv2 import channel_shuffle
 
-from ttl_monai.networks import list_points, split_at, truncate
+from ttl_monai.networks import ResNeXt3D, list_points, split_at, truncate
 from ttl_monai.networks.tracing import trace
 
 # name -> builder, (C, *spatial), and every how manieth point the quick test takes
@@ -37,6 +37,7 @@ NETWORKS = {
     "monai resnet": (lambda: monai_nets.resnet18(spatial_dims=3, n_input_channels=1), (1, 32, 32, 32), 4),
     "monai densenet": (lambda: monai_nets.DenseNet121(3, 1, 2), (1, 32, 32, 32), 25),
     "monai seresnet": (lambda: monai_nets.SEResNet50(spatial_dims=3, in_channels=1), (1, 32, 32, 32), 7),
+    "resnext3d": (lambda: ResNeXt3D((1, 1, 2, 1)), (3, 8, 32, 32), 3),
 }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ttl_monai.networks import find_point, list_points, truncate
+from ttl_monai.networks import ResNeXt3D, find_point, list_points, truncate
 from ttl_monai.networks.tracing import skeleton
 
 TABLE = list(csv.DictReader(Path(__file__).with_name("truncation_points.csv").open()))
@@ -23,14 +24,16 @@ PUBLISHED = {
     "densenet121": torchvision.models.densenet121,
     "densenet201": torchvision.models.densenet201,
     "efficientnet_b0": lambda: timm.create_model("efficientnet_b0"),
+    "resnext3d101": ResNeXt3D,
 }
+VOLUMES = {"resnext3d101": torch.zeros(1, 3, 24, 192, 192)}
 
 
 @cache
 def published_points(arch):
     with torch.device("meta"):
         model = PUBLISHED[arch]()
-    return list_points(model)
+    return list_points(model, VOLUMES.get(arch))
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)
@@ -54,7 +57,7 @@ def test_params_and_macs_are_those_of_the_paper_with_both_heads(arch):
     rows = [row for row in TABLE if row["arch"] == arch]
     points = [point for point in published_points(arch) if point.level != "layer"]
     for point, row in zip(points, rows, strict=True):
-        channels, elements = point.channels, point.channels * point.spatial_size[0] * point.spatial_size[1]
+        channels, elements = point.channels, point.channels * math.prod(point.spatial_size)
         pool_head, flat_head = 2 * channels + 2, 2 * elements + 2
         got = {
             "params_backbone": point.params,
@@ -181,6 +184,8 @@ def test_stages_and_blocks_of_networks_nobody_tuned_to(name):
         ("efficientnet_b0", "blocks.4", "blocks.4.2"),
         ("efficientnet_b0", "stem", "bn1"),
         ("efficientnet_b0", "blocks", "blocks.6.0"),
+        ("resnext3d101", "layer3", "layer3.22"),
+        ("resnext3d101", "stem", "maxpool"),
     ],
 )
 def test_find_point_accepts(arch, name, expected):

@@ -71,13 +71,15 @@ def test_normalisation_refers_to_images_between_0_and_1():
         ("tf_efficientnet_lite0", (0.5, 0.5, 0.5)),
         ("timm:tf_efficientnet_lite1", (0.5, 0.5, 0.5)),
         ("r3d_18", (0.43216, 0.394666, 0.37645)),
+        ("resnext3d50", (0.485, 0.456, 0.406)),
+        ("tf_efficientnet_lite0_3d", (0.5, 0.5, 0.5)),
     ],
 )
 def test_describe_weights_takes_the_normalisation_from_the_source(backbone, mean):
     assert describe_weights(backbone).mean == mean
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "resnet18_3d", "resnext3d101"])
 def test_weights_without_a_network_name_three_remedies(backbone, cache_folder):
     folder, downloads = cache_folder
     before = socket.getdefaulttimeout()
@@ -90,7 +92,7 @@ def test_weights_without_a_network_name_three_remedies(backbone, cache_folder):
     assert socket.getdefaulttimeout() == before
 
 
-@pytest.mark.parametrize("backbone", ["r3d_18", "monai:resnet18"])
+@pytest.mark.parametrize("backbone", ["r3d_18", "monai:resnet18", "resnext3d101_master"])
 def test_a_backbone_without_imagenet_weights_says_so(backbone, cache_folder):
     with pytest.raises(ValueError, match=r"publishes no ImageNet weights of it.*'none'"):
         load_backbone(backbone)

@@ -9,14 +9,22 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ttl_monai.networks import count_params, find_point, freeze_up_to, list_points, split_at, truncate
+from ttl_monai.networks import count_params, find_point, freeze_up_to, inflate, list_points, split_at, truncate
 
 
 def small_densenet(drop_rate=0.0):
     return torchvision.models.DenseNet(8, (3, 3, 2), 16, num_classes=2, drop_rate=drop_rate)
+
+
+def small_lite():
+    """A network as EfficientNet-lite with SAME padding and fused norms, in three stages."""
+    stages = decode_arch_def([["ds_r1_k3_s1_e1_c8"], ["ir_r2_k5_s2_e4_c12"], ["ir_r2_k3_s2_e4_c16"]])
+    return EfficientNet(stages, num_features=32, stem_size=8, pad_type="same", act_layer=nn.ReLU6, num_classes=2)
 
 
 # name -> builder, input shape, where to truncate, where to freeze
@@ -25,6 +33,7 @@ NETWORKS = {
     "densenet": (small_densenet, (2, 3, 48, 48), "denseblock2.denselayer2", "transition1"),
     "lite0": (lambda: timm.create_model("tf_efficientnet_lite0"), (2, 3, 49, 49), "blocks.2", "blocks.1.0"),
     "monai 3d": (lambda: monai_nets.resnet10(spatial_dims=3, n_input_channels=1), (2, 1, 24, 24, 24), "layer2", "stem"),
+    "inflated": (lambda: inflate(small_lite()), (2, 3, 8, 33, 33), "blocks.1.1", "blocks.1.0"),
 }
 
 

@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="example: ttl points resnet50 --level stage",
     )
     parser.add_argument(
-        "backbone", help="as in TransferClassifier: resnet50, timm:efficientnet_b0, monai:resnet18, ..."
+        "backbone", help="as in TransferClassifier: resnet50, timm:efficientnet_b0, resnext3d101, resnet50_3d, ..."
     )
     parser.add_argument(
         "--level",
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="in-plane size, or one number an axis (default: 224, in 3D 64)",
+        help="one number, or H W, or in 3D D H W, as 24 192 192 of the paper's CT windows (default: 224, in 3D 64)",
     )
     parser.add_argument("--weights", choices=["none"], default="none", help="accepted for symmetry: points need none")
     parser.add_argument("--json", action="store_true", help="print JSON")

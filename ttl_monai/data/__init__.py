@@ -1,4 +1,4 @@
-"""Data: datalists split by patient, readers of x-rays and masks, transforms, cache, and the made data of the demo."""
+"""Data: datalists split by patient, readers of x-rays, volumes and masks, transforms, caches, made data of the demos."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ttl_monai.data.cache import CachedDataset
     from ttl_monai.data.datalist import SECTIONS, Datalist
+    from ttl_monai.data.dicom_choice import SeriesRules
+    from ttl_monai.data.dicom_series import find_series, read_series
+    from ttl_monai.data.nifti import read_nifti
     from ttl_monai.data.pairs import CheckPaird, LoadPaird
     from ttl_monai.data.phantom import demo_phantom, make_phantom
+    from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
     from ttl_monai.data.slices import SelectSliced, SliceOrientationd, slice_items
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
+    from ttl_monai.data.volume import Volume, VolumeError, VolumeReport
+    from ttl_monai.data.volume_cache import VolumeCache
+    from ttl_monai.data.volume_reader import DicomSeriesReader, VolumeReader
+    from ttl_monai.data.window_datasets import RandomWindowDataset, WindowDataset
+    from ttl_monai.data.windows import WindowAugment, hu_to_unit, series_scores
 
 __all__ = [
     "SECTIONS",
@@ -20,14 +29,31 @@ __all__ = [
     "CenterSquareCropd",
     "CheckPaird",
     "Datalist",
+    "DicomSeriesReader",
     "LoadPaird",
     "PrepareBatch",
+    "RandomWindowDataset",
     "SelectSliced",
+    "SeriesRules",
     "SliceOrientationd",
+    "Volume",
+    "VolumeCache",
+    "VolumeError",
+    "VolumeReader",
+    "VolumeReport",
+    "WindowAugment",
+    "WindowDataset",
     "XrayReader",
+    "demo_ctpa_phantom",
     "demo_phantom",
+    "find_series",
+    "hu_to_unit",
+    "make_ctpa_phantom",
     "make_phantom",
+    "read_nifti",
+    "read_series",
     "seal",
+    "series_scores",
     "slice_items",
 ]
 
@@ -42,11 +68,28 @@ _MODULES = {
     "PrepareBatch": "transforms",
     "SelectSliced": "slices",
     "SliceOrientationd": "slices",
+    "DicomSeriesReader": "volume_reader",
+    "RandomWindowDataset": "window_datasets",
+    "SeriesRules": "dicom_choice",
+    "Volume": "volume",
+    "VolumeCache": "volume_cache",
+    "VolumeError": "volume",
+    "VolumeReader": "volume_reader",
+    "VolumeReport": "volume",
+    "WindowAugment": "windows",
+    "WindowDataset": "window_datasets",
     "XrayReader": "reader",
+    "demo_ctpa_phantom": "phantom_ctpa",
     "demo_phantom": "phantom",
+    "find_series": "dicom_series",
+    "hu_to_unit": "windows",
+    "make_ctpa_phantom": "phantom_ctpa",
     "make_phantom": "phantom",
+    "read_nifti": "nifti",
+    "read_series": "dicom_series",
     "seal": "seal",
     "slice_items": "slices",
+    "series_scores": "windows",
 }
 
 

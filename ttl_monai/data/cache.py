@@ -21,7 +21,7 @@ from safetensors import torch as safetensors
 
 from ttl_monai.data.fingerprint import hash_item, hash_transforms
 
-__all__ = ["CachedDataset"]
+__all__ = ["CachedDataset", "prepare_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class CachedDataset(PersistentDataset):
         cache_dir: str | Path | None = None,
     ) -> None:
         if cache_dir is not None:
-            _prepare_folder(Path(cache_dir))
+            prepare_folder(Path(cache_dir))
         super().__init__(
             data, transform, cache_dir, hash_func=hash_item, hash_transform=hash_transforms, track_meta=False
         )
@@ -156,7 +156,7 @@ def _save(tensors: dict[str, torch.Tensor], entry: Path) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
     """Make the folder private, and clear what killed writers left."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"cache_dir must be a folder, got the file {folder}")

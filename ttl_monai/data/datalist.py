@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttl_monai.data.records import TASKS, count_classes, label_matrix, raise_problems, relative_path
+from ttl_monai.data.records import TASKS, count_classes, has_content, label_matrix, raise_problems, relative_path
 
 SECTIONS = ("training", "validation", "test")
 
@@ -107,7 +107,8 @@ class Datalist:
         Returns:
             One dictionary an image: `image` (absolute path); `label` (int for binary and multi-class; float32 array
             of shape (classes,) with NaN for unknown for multi-label; absolute path of the mask for segmentation);
-            `patient` (key); `image_id` (the published path when `public_ids`, else 16 digits without meaning).
+            `patient` (key); `image_id` (the published path when `public_ids`, else 16 digits without meaning);
+            `slices` where the list has it: the numbers, from 0 at the feet, of a volume's slices that show the finding.
 
         Raises:
             ValueError: an unknown section, or an empty one.
@@ -125,6 +126,7 @@ class Datalist:
                 "label": self._decode(entry["label"]),
                 "patient": entry["patient"],
                 "image_id": entry["image"] if self.public_ids else entry["id"],
+                **({"slices": list(entry["slices"])} if "slices" in entry else {}),
             }
             for entry in self.entries[section]
         ]
@@ -165,7 +167,7 @@ class Datalist:
             f"{place} ({key})"
             for place, e in self._places()
             for key in keys
-            if not (self.dataset_dir / e[key]).is_file()
+            if not has_content(self.dataset_dir / e[key])
         ]
         if missing:
             total = sum(len(entries) for entries in self.entries.values()) * len(keys)
@@ -254,3 +256,10 @@ def _problems_of(entry: Any, task: str, num_classes: int, dataset_dir: Path, pub
         isinstance(label, list) and len(label) == num_classes and all(value in (0, 1, None) for value in label)
     ):
         yield f"have an unknown label, expected a list of {num_classes} values 0, 1 or null"
+    slices = entry.get("slices", [])
+    if (
+        not isinstance(slices, list)
+        or not all(type(k) is int and k >= 0 for k in slices)
+        or slices != sorted(set(slices))
+    ):
+        yield 'have "slices" that are no ascending numbers from 0'

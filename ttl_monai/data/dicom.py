@@ -5,31 +5,21 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import gdcm
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, get_decoder, pixel_array
-from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import JPEGExtended12Bit, UID_dictionary
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
+
+from ttl_monai.data.dicom_file import IMAGE_TAGS, Refused, check_pixels, decode, open_dicom, padding_mask, refusing
 
 __all__ = ["read_dicom", "scale_to_unit"]
 
 logger = logging.getLogger(__name__)
 
-# Only these tags are parsed, so that no name, date or number of a patient ever reaches memory, logs or caches.
-_PALETTES = [f"{c}PaletteColorLookupTable{p}" for c in ("Red", "Green", "Blue") for p in ("Descriptor", "Data")]
-_TAGS = [
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
-    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
-    *_PALETTES,
+_TAGS = (
+    *(*IMAGE_TAGS, "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
     *(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-]
-_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+)
 
 
 def read_dicom(path: str | Path) -> np.ndarray:
@@ -50,15 +40,10 @@ def read_dicom(path: str | Path) -> np.ndarray:
         ValueError: when the file is not DICOM, has no pixels or several frames, is damaged, or is compressed in a way
             that no installed decoder reads. The message has the path and the reason, never the value of a tag.
     """
-    dataset = _open(path)
-    try:
+    dataset = open_dicom(path, _TAGS)
+    _check_one_frame(dataset, path)
+    with refusing(dataset, path):
         return _picture(dataset, path)
-    except (_Refused, MemoryError):
-        raise
-    except Exception as error:
-        # Decoders of damaged bytes raise anything, with texts that may quote tags: neither text nor chain is kept.
-        reason = f"{_syntax(dataset)}, damaged or not supported ({type(error).__name__})"
-        raise _Refused(f"{path}: its pixel data cannot be decoded: {reason}") from None
 
 
 def scale_to_unit(pixels: np.ndarray, padding: np.ndarray | None = None) -> np.ndarray:
@@ -78,62 +63,22 @@ def scale_to_unit(pixels: np.ndarray, padding: np.ndarray | None = None) -> np.n
     return np.clip((pixels.astype(np.float64) - low) / (high - low), 0.0, 1.0).astype(np.float32)
 
 
-class _Refused(ValueError):
-    """A reason of our own wording, free of tag values."""
-
-
-def _open(path: str | Path) -> Dataset:
-    """Parse the allowed tags, and refuse what cannot be one picture before anything is decoded."""
-    try:
-        dataset = dcmread(path, specific_tags=list(_TAGS))
-    except (FileNotFoundError, PermissionError):
-        raise
-    except InvalidDicomError:
-        raise _Refused(f"{path}: not a DICOM file (no 'DICM' after 128 bytes)") from None
-    except Exception as error:  # as above: the parser's texts may quote what it parsed
-        raise _Refused(f"{path}: damaged DICOM file, it cannot be parsed ({type(error).__name__})") from None
-    if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
-        raise _Refused(f"{path}: no pixel data (a report, plan or waveform, or a file cut short)")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        raise _Refused(f"{path}: damaged DICOM header, it does not say how the pixels are stored (no transfer syntax)")
+def _check_one_frame(dataset: Dataset, path: str | Path) -> None:
+    """Refuse what cannot be one picture before anything is decoded."""
+    check_pixels(dataset, path)
     try:
         frames = int(dataset.get("NumberOfFrames") or 1)
-        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
-        expected = get_expected_length(dataset)
-    except Exception as error:
-        raise _Refused(f"{path}: damaged DICOM header ({type(error).__name__})") from None
+    except (TypeError, ValueError):
+        raise Refused(f"{path}: damaged DICOM header (its number of frames is none)") from None
     if frames > 1:
-        raise _Refused(f"{path}: expected one frame, got {frames}; extract the frames to single images first")
-    if compressed:
-        _check_decoder(dataset, path)
-    elif "PixelData" in dataset and (found := len(dataset.PixelData or b"")) < expected:
-        raise _Refused(f"{path}: pixel data is cut short, {expected} bytes expected, {found} found")
-    return dataset
-
-
-def _check_decoder(dataset: Dataset, path: str | Path) -> None:
-    """Refuse a compression that nothing installed can read, and say what to install."""
-    try:
-        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    except NotImplementedError:
-        raise _Refused(f"{path}: {_syntax(dataset)} is a compression that cannot be read") from None
-    if not decoder.is_available:
-        needs = "; ".join(decoder.missing_dependencies)
-        raise _Refused(f"{path}: no decoder is installed for {_syntax(dataset)}; install one of: {needs}")
-
-
-def _syntax(dataset: Dataset) -> str:
-    """The public name of the transfer syntax; a private one is not quoted."""
-    uid = dataset.file_meta.TransferSyntaxUID
-    return str(uid.name) if uid in UID_dictionary else "a private transfer syntax"
+        raise Refused(f"{path}: expected one frame, got {frames}; extract the frames to single images first")
 
 
 def _picture(dataset: Dataset, path: str | Path) -> np.ndarray:
     """Decode, then values of display in [0, 1]."""
-    twelve_bits = dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and dataset.BitsStored > 8
-    stored = _jpeg_12_bit(path) if twelve_bits else pixel_array(dataset)  # (rows, columns[, 3]); YBR is turned to RGB
+    stored = decode(dataset, path)  # (rows, columns[, 3])
     if not np.isfinite(stored).all():
-        raise _Refused(f"{path}: NaN or infinite pixels")
+        raise Refused(f"{path}: NaN or infinite pixels")
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)[..., :3]
@@ -141,19 +86,6 @@ def _picture(dataset: Dataset, path: str | Path) -> np.ndarray:
         return (stored / np.float32(255)).astype(np.float32) if stored.dtype == np.uint8 else scale_to_unit(stored)
     image = _grey(stored, dataset, path)
     return 1 - image if interpretation == "MONOCHROME1" else image
-
-
-def _jpeg_12_bit(path: str | Path) -> np.ndarray:
-    """Decode with GDCM itself: it reads 12-bit JPEG, but pydicom does not hand it over."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    if not reader.Read():
-        raise RuntimeError("GDCM cannot read it")
-    image = reader.GetImage()
-    pixel_type = {"UINT16": "<u2", "INT16": "<i2"}[image.GetPixelFormat().GetScalarTypeAsString()]
-    columns, rows = image.GetDimension(0), image.GetDimension(1)
-    buffer = image.GetBuffer().encode("utf-8", "surrogateescape")  # SWIG gives bytes as text
-    return np.frombuffer(buffer, dtype=pixel_type).reshape(rows, columns)
 
 
 def _grey(stored: np.ndarray, dataset: Dataset, path: str | Path) -> np.ndarray:
@@ -171,7 +103,7 @@ def _grey(stored: np.ndarray, dataset: Dataset, path: str | Path) -> np.ndarray:
         if width >= 1 or (width > 0 and function != "LINEAR"):
             return _window(values, center, width, function)
         logger.warning("%s: its window is narrower than DICOM allows; the range of its pixels is used instead", path)
-    return scale_to_unit(values, _padding(stored, dataset))
+    return scale_to_unit(values, padding_mask(stored, dataset))
 
 
 def _first(value: object) -> float | None:
@@ -212,13 +144,3 @@ def _look_up(values: np.ndarray, table: Dataset, dataset: Dataset) -> tuple[np.n
     entry = np.asarray(data)[:entries]
     index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(entry) - 1)
     return entry[index], 2**bits - 1
-
-
-def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
-    """Where the stored value is padding (PS3.3 C.7.5.1.1.2), or None."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(limit)))
-    return (stored >= low) & (stored <= high)

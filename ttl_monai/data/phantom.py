@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -25,6 +22,7 @@ from pydicom.uid import (
 
 from ttl_monai.data.build import build_datalists, to_json
 from ttl_monai.data.datalist import SECTIONS
+from ttl_monai.data.demo import ensure_demo
 from ttl_monai.data.phantom_xray import Anatomy, ChestXray, draw_chest
 from ttl_monai.data.records import Record, Table
 
@@ -190,17 +188,16 @@ def demo_phantom(folder: str | Path, *, masks: bool = False) -> Path:
         ValueError: the folder holds something that is no phantom; it is left as it is.
     """
     folder = Path(folder).absolute()
-    made = "found"
-    if not _is_demo(folder, masks):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if not _is_demo(folder, masks):
-                _replace_demo(folder, masks)
-                made = "made"
+    made = ensure_demo(
+        folder,
+        made_by=_made_by(0, DEMO_PATIENTS, SIZE, masks),
+        title=_README.split("\n")[0],
+        make=lambda place: make_phantom(place, seed=0, patients=DEMO_PATIENTS, size=SIZE, masks=masks),
+    )
     logger.info(
         "%s the demo's data in %s: drawn chest x-rays of %d patients who do not exist. "
         "To use your own data, pass --dataset_dir DIR --datalist FILE.",
-        made,
+        "made" if made else "found",
         folder,
         DEMO_PATIENTS,
     )
@@ -210,37 +207,6 @@ def demo_phantom(folder: str | Path, *, masks: bool = False) -> Path:
 def _made_by(seed: int, patients: int, size: tuple[int, int], masks: bool) -> str:
     arguments = f"seed={seed}, patients={patients}, size={tuple(size)}{', masks=True' if masks else ''}"
     return f"ttl_monai.data.make_phantom({arguments}), edition {EDITION}"
-
-
-def _replace_demo(folder: Path, masks: bool) -> None:
-    """Make the demo beside `folder` and move it there; the caller holds the lock."""
-    readme = folder / "README.txt"
-    ours = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(_README.split("\n")[0])
-    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} holds something else than made x-rays: expected no such folder, an empty one, or a phantom "
-            "with its README.txt; remove it or name another folder for the demo's data"
-        )
-    temporary = folder.with_name(f".{folder.name}.making")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
-    make_phantom(temporary, seed=0, patients=DEMO_PATIENTS, size=SIZE, masks=masks)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.replace(folder)
-
-
-def _is_demo(folder: Path, masks: bool) -> bool:
-    """Whether the demo is there, of this version, every byte of its images as it was made."""
-    try:
-        datalist = json.loads((folder / "datalist.json").read_bytes())
-        return datalist["made_by"] == _made_by(0, DEMO_PATIENTS, SIZE, masks) and all(
-            hashlib.sha256((folder / entry[what]).read_bytes()).hexdigest() == entry[key]
-            for section in SECTIONS
-            for entry in datalist[section]
-            for key, what in _HASHED[: 1 + masks]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _png(image: np.ndarray) -> bytes:

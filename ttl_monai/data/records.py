@@ -27,7 +27,8 @@ class Record(NamedTuple):
 
     Attributes:
         row: where the user finds it: the row of the table (its header is row 1), or the number of the file.
-        image: path of the image relative to the data set's folder, with forward slashes.
+        image: path of the image, or of the folder of its DICOM slices, relative to the data set's folder, with forward
+            slashes.
         label: index of the class; or one of 1, 0, None (unknown) for each class; or the path of the mask.
         patient: id of the patient as the source gives it. It is never printed.
     """
@@ -115,7 +116,7 @@ def check_records(table: Table, dataset_dir: Path, *, min_patients: int) -> None
     if table.task == "segmentation":
         paths.append(("masks", lambda record: str(record.label)))
     for what, path in paths:
-        if missing := [record.row for record in table.records if not (dataset_dir / path(record)).is_file()]:
+        if missing := [record.row for record in table.records if not has_content(dataset_dir / path(record))]:
             problems.append(f"{len(missing)} {what} are missing in the data set's folder: {name_rows(missing)}")
     problems += _too_few_patients(table, min_patients)
     raise_problems(problems, "the source cannot be split")
@@ -165,8 +166,31 @@ def _too_few_patients(table: Table, min_patients: int) -> list[str]:
     ]
 
 
+def has_content(path: Path) -> bool:
+    """Whether there is such a file, or such a folder with a file in it: the DICOM slices of one volume."""
+    return path.is_file() or (path.is_dir() and any(file.is_file() for file in path.rglob("*")))
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the sorted hashes of its files, whatever their names.
+
+    Raises:
+        OSError: what cannot be read, and an empty folder.
+    """
+    if path.is_dir():
+        digests = sorted(content_sha256(file) for file in path.rglob("*") if file.is_file())
+        if not digests:
+            raise FileNotFoundError("an empty folder")
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
 def hash_files(paths: Sequence[str], dataset_dir: Path, *, workers: int | None = None) -> list[str | None]:
-    """SHA-256 of the files, in parallel, with a progress bar.
+    """SHA-256 of the files (of folders, see `content_sha256`), in parallel, with a progress bar.
 
     Args:
         paths: paths relative to `dataset_dir`.
@@ -178,15 +202,11 @@ def hash_files(paths: Sequence[str], dataset_dir: Path, *, workers: int | None =
     """
 
     def digest(path: str) -> str | None:
-        found = hashlib.sha256()
         try:
-            with (dataset_dir / path).open("rb") as file:
-                while block := file.read(1 << 20):
-                    found.update(block)
+            return content_sha256(dataset_dir / path)
         except OSError as error:
             logger.debug("cannot read a file: %s", error)
             return None
-        return found.hexdigest()
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         return list(tqdm(pool.map(digest, paths), total=len(paths), desc="hashing", unit="file", mininterval=0.5))

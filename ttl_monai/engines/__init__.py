@@ -9,6 +9,7 @@ from ttl_monai.engines.datasets import (
 )
 from ttl_monai.engines.processes import distribute, join_processes, synchronise_norms
 from ttl_monai.engines.runs import (
+    build_dataset,
     build_network,
     build_preprocessing,
     find_run,
@@ -17,16 +18,19 @@ from ttl_monai.engines.runs import (
     run_facts,
     set_old_run_aside,
 )
+from ttl_monai.engines.volumes import find_volumes
 from ttl_monai.engines.workflow import find_workflow, literal, prepare_workflow
 
 __all__ = [
     "announce",
+    "build_dataset",
     "build_network",
     "build_preprocessing",
     "check_classes",
     "distribute",
     "evaluation_facts",
     "find_run",
+    "find_volumes",
     "find_workflow",
     "inference_items",
     "join_processes",

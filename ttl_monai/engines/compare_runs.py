@@ -14,10 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ttl_monai.analysis import pick_transition
-from ttl_monai.data import CachedDataset, Datalist, PrepareBatch
+from ttl_monai.data import Datalist, PrepareBatch
 from ttl_monai.engines.datasets import open_data
 from ttl_monai.engines.feature_moments import GROUPS, LayerMoments, Null, PatientMoments, Points
-from ttl_monai.engines.runs import build_network, build_preprocessing, load_spec
+from ttl_monai.engines.runs import build_dataset, build_network, load_spec
 from ttl_monai.engines.similarity import feed, image_batches, to_rows, transitions
 from ttl_monai.handlers.svcca import spread
 from ttl_monai.networks.features import choose_points, points_of
@@ -93,7 +93,7 @@ def run_data(
                 "--dataset_dir and --datalist."
             )
         demo = str(bundles[0] / "data" / "demo")
-    return open_data(None, None, demo, load_spec(run_dir))
+    return open_data(None, None, demo, load_spec(run_dir), make=config["make_demo"])
 
 
 def common_points(
@@ -184,11 +184,11 @@ def compare_runs(
     items = [item for section in ("training", "validation") if data.entries[section] for item in data.section(section)]
     items = [items[index] for index in spread(items, images)]
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = CachedDataset(items, transform=build_preprocessing(folder_b), cache_dir=None)
+    dataset = build_dataset(folder_b, items, None)
     moments = PatientMoments(chosen, groups=groups, null=null, device=device)
     pairs = LayerMoments([name for name, _ in chosen], device=device)
     batches = image_batches(dataset, PrepareBatch(), device=device, batch_size=batch_size, groups=groups)
-    shown = tqdm(batches, total=-(-len(items) // batch_size), desc="features", leave=False, disable=None)
+    shown = tqdm(batches, total=-(-len(dataset) // batch_size), desc="features", leave=False, disable=None)
     feed(before.to(device), after.to(device), moments.names, shown, [moments, *([pairs] if matrix else [])])
     similarities = moments.similarities(variance=variance)
     picks = transitions(similarities)
@@ -196,7 +196,7 @@ def compare_runs(
     return {
         "schema": 1,
         "runs": list(names),
-        "data": {"name": data.name, "sha256": data.sha256, "images": len(items)},
+        "data": {"name": data.name, "sha256": data.sha256, "images": len(dataset)},
         "null": null,
         "variance": variance,
         "groups": groups,

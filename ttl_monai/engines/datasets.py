@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.data import Datalist, XrayReader, demo_phantom
+import ttl_monai.data
+from ttl_monai.data import Datalist, XrayReader
 from ttl_monai.handlers.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
 
 def open_data(
-    dataset_dir: str | None, datalist: str | None, demo_dir: str, trained: Mapping[str, Any] | None = None
+    dataset_dir: str | None,
+    datalist: str | None,
+    demo_dir: str,
+    trained: Mapping[str, Any] | None = None,
+    *,
+    make: str = "demo_phantom",
 ) -> Datalist:
     """The datalist to train or evaluate on.
 
@@ -23,6 +29,7 @@ def open_data(
         datalist: the datalist file.
         demo_dir: where made data lies, and is made on first use.
         trained: the `model.json` of a run that is to be evaluated.
+        make: name of the function of `ttl_monai.data` that makes data in a folder and gives the path of its datalist.
 
     Raises:
         ValueError: if only one of the two is given, or none for a run that was trained on other than the made data.
@@ -35,12 +42,21 @@ def open_data(
             "to train on made images."
         )
     if dataset_dir is None or datalist is None:
-        return _demo(demo_dir, trained)
+        return open_demo(demo_dir, trained, make=make)
     return Datalist.load(datalist, dataset_dir)
 
 
-def _demo(demo_dir: str, trained: Mapping[str, Any] | None) -> Datalist:
-    data = Datalist.load(demo_phantom(demo_dir), demo_dir)
+def open_demo(demo_dir: str, trained: Mapping[str, Any] | None, *, make: str) -> Datalist:
+    """The made data of a bundle, made on first use; arguments as for `open_data`.
+
+    Raises:
+        ValueError: there is no such function, or the run was trained on other data.
+    """
+    # Of that module alone: a config must not name any function to be called.
+    makers = [name for name in ttl_monai.data.__all__ if name.startswith("demo_")]
+    if make not in makers:
+        raise ValueError(f"make_demo must be one of {', '.join(makers)}, got {make!r}.")
+    data = Datalist.load(getattr(ttl_monai.data, make)(demo_dir), demo_dir)
     if trained is not None and trained["data_sha256"] != data.sha256:
         raise ValueError(
             "the run was not trained on the made images: say by --dataset_dir (and, to evaluate, --datalist) which "
@@ -75,7 +91,7 @@ def inference_items(
         ValueError: if there is no image, or no folder was given for a run that was trained on other than made data.
     """
     if dataset_dir is None:
-        data = _demo(demo_dir, trained)
+        data = open_demo(demo_dir, trained, make="demo_phantom")
         return [{"image": item["image"], "image_id": item["image_id"]} for item in data.section("test")]
     root = Path(dataset_dir)
     if not root.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,19 @@ def model_spec() -> dict[str, Any]:
     """What the model of the running training is, for `model.json`: everything that a prediction needs.
 
     Returns:
-        The resolved network definition, evaluation preprocessing, task and class names.
+        The resolved network definition, evaluation preprocessing and data set (but for its items and the folder of its
+        cache), task, class names, and how rows are pooled.
     """
     workflow = find_workflow()
     keys = {"network_def": "network_def", "preprocessing": "validate#preprocessing", "strategy": "strategy"}
     spec = {name: literal(workflow, key) for name, key in keys.items()}
+    dataset = literal(workflow, "validate#dataset", left_open={"data": "", "cache_dir": "@cache_dir"})
+    del dataset["data"]
     data = workflow.parser.get_parsed_content("data")
     return {
         **spec,
+        "dataset": dataset,
+        "pooling": workflow.parser.get_parsed_content("pooling") if "pooling" in workflow.parser else None,
         "spatial_size": workflow.parser.get_parsed_content("spatial_size"),
         "task": data.task,
         "class_names": list(data.class_names),
@@ -51,7 +57,8 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
     workflow = find_workflow()
     content = workflow.parser.get_parsed_content
     data, size = content("data"), content("spatial_size")
-    example = torch.zeros(1, content("in_channels"), size, size, device=device)
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    example = torch.zeros(1, content("in_channels"), *sizes, device=device)
     return {
         "strategy": content("strategy"),
         "seed": content("seed"),
@@ -151,6 +158,31 @@ def build_network(run_dir: str | Path) -> torch.nn.Module:
 def build_preprocessing(run_dir: str | Path) -> Any:
     """The evaluation preprocessing of a run, as one transform."""
     return ConfigParser({"preprocessing": load_spec(run_dir)["preprocessing"]}).get_parsed_content("preprocessing")
+
+
+def build_dataset(
+    run_dir: str | Path,
+    items: Sequence[Mapping[str, Any]],
+    cache_dir: str | Path | None,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Items as the network of a run takes them: the run's evaluation data set on other data.
+
+    Args:
+        run_dir: the folder of the run.
+        items: what `Datalist.section`, `inference_items` or `find_volumes` gives.
+        cache_dir: folder for prepared images; None keeps none.
+        options: more arguments of the data set.
+
+    Returns:
+        The data set.
+    """
+    # As objects, not as config: a file's name may begin with one of the marks of MONAI's expressions.
+    folder = None if cache_dir is None else Path(cache_dir)
+    spec = {**load_spec(run_dir)["dataset"], "_mode_": "callable"}
+    return ConfigParser({"dataset": spec, "cache_dir": folder}).get_parsed_content("dataset")(
+        data=items, **(options or {})
+    )
 
 
 def _check_wish(trained: dict[str, Any]) -> None:

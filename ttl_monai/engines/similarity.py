@@ -50,7 +50,10 @@ def image_batches(
     """
     if len(dataset) == 0:
         raise ValueError("SVCCA needs images to compare features on, but the data set is empty.")
-    items = [(str(item["patient"]), str(item.get("image_id", index))) for index, item in enumerate(dataset.data)]
+    items = [  # windows of one series differ in their start
+        (str(item["patient"]), f"{item.get('image_id', index)}{item.get('start', '')}")
+        for index, item in enumerate(dataset.data)
+    ]
     order = sorted(
         range(len(items)),
         key=lambda index: (

@@ -84,12 +84,13 @@ def _take_run_option(workflow: ConfigWorkflow) -> None:
     parser.parse(reset=True)
 
 
-def literal(workflow: ConfigWorkflow, key: str) -> Any:
+def literal(workflow: ConfigWorkflow, key: str, *, left_open: Mapping[str, str] | None = None) -> Any:
     """A part of the config with its references and expressions resolved, but no `_target_` instantiated.
 
     Args:
         workflow: the running workflow.
         key: id of the part, such as `network_def` or `validate#preprocessing`.
+        left_open: names of entries, at any depth, that get these values in place of their own.
 
     Returns:
         Plain JSON values.
@@ -100,7 +101,11 @@ def literal(workflow: ConfigWorkflow, key: str) -> Any:
 
     def resolve(value: Any, id_: str) -> Any:
         if isinstance(value, dict):
-            return {name: resolve(item, f"{id_}::{name}") for name, item in value.items() if name != "_desc_"}
+            return {
+                name: left_open[name] if left_open and name in left_open else resolve(item, f"{id_}::{name}")
+                for name, item in value.items()
+                if name != "_desc_"
+            }
         if isinstance(value, list):
             return [resolve(item, f"{id_}::{index}") for index, item in enumerate(value)]
         if isinstance(value, str) and value[:1] in ("$", "@"):

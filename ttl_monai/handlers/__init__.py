@@ -6,6 +6,7 @@ from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
 from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
 from ttl_monai.handlers.record import RunRecord
 from ttl_monai.handlers.segmentation import Dice, Hausdorff95, Jaccard, to_structures
+from ttl_monai.handlers.series import SeriesWriter
 from ttl_monai.handlers.stops import LrFloorStop, StopOnNonFiniteLoss
 from ttl_monai.handlers.svcca import SVCCAHandler
 
@@ -22,6 +23,7 @@ __all__ = [
     "RunCheckpoint",
     "RunRecord",
     "SVCCAHandler",
+    "SeriesWriter",
     "StopOnNonFiniteLoss",
     "is_better",
     "to_columns",

@@ -36,11 +36,11 @@ class FeatureCache:
             )
         self.front, self.rest = network.split_frozen()
         self.prepare = prepare_batch
-        self._features: dict[str, torch.Tensor] = {}
+        self._features: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def prepare_batch(self, batch: dict[str, Any], device: Any, non_blocking: bool = False, **kwargs: Any) -> Any:
         """Replace the images of a batch by the frozen part's features (for the engine's `prepare_batch`)."""
-        keys = list(batch["image_id"])
+        keys = list(zip(*(_plain(batch[name]) for name in ("image_id", "start") if name in batch), strict=True))
         missing = [index for index, key in enumerate(keys) if key not in self._features]
         image, label = self.prepare(batch, device, non_blocking, **kwargs)
         if missing:
@@ -55,3 +55,8 @@ class FeatureCache:
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the part that trains (for the engine's `inferer`); `network` is given by the engine and not called."""
         return self.rest(inputs)
+
+
+def _plain(values: Any) -> list[Any]:
+    """Of a window its start, besides the id of its series, tells it apart."""
+    return values.tolist() if isinstance(values, torch.Tensor) else list(values)

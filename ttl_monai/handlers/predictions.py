@@ -24,18 +24,31 @@ from ttl_monai.analysis import (
 )
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.handlers.metrics import TASKS
+from ttl_monai.handlers.pooling import check_labels, check_pooling, pool_rows
 from ttl_monai.reports import plot_roc_pr
 
 logger = logging.getLogger(__name__)
 
+_WINDOW = ("start", "first_mm", "last_mm")  # where a window lies in its series
 
-class _Predictions:
-    """Collect probabilities, labels and keys of an epoch over all ranks."""
 
-    def __init__(self, *, task: str, class_names: Sequence[str]) -> None:
+class Predictions:
+    """Collect probabilities, labels and keys of an epoch over all ranks; what is done with them is for subclasses.
+
+    Args:
+        task: "binary", "multi-class" or "multi-label".
+        class_names: names in the order of the network's outputs.
+        pooling: see `OperatingPoint`.
+
+    Raises:
+        ValueError: if task or pooling is unknown.
+    """
+
+    def __init__(self, *, task: str, class_names: Sequence[str], pooling: str | None = None) -> None:
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-        self.task, self.class_names = task, tuple(class_names)
+        check_pooling(pooling)
+        self.task, self.class_names, self.pooling = task, tuple(class_names), pooling
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -57,6 +70,7 @@ class _Predictions:
                     "image_id": str(item["image_id"]),
                     "probabilities": torch.as_tensor(output["pred"]).float().cpu().numpy().tolist(),
                     "label": None if label is None else np.asarray(label, dtype=float).tolist(),
+                    "window": {name: float(item[name]) for name in _WINDOW if name in item},
                 }
             )
 
@@ -68,6 +82,24 @@ class _Predictions:
         # A DistributedSampler deals the items out in turn: put them back into the order of the data set.
         longest = max(len(part) for part in parts)
         return [part[index] for index in range(longest) for part in parts if index < len(part)]
+
+    def _pooled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One row an image: with `pooling`, the rows of one id put together."""
+        if self.pooling is None or not rows:
+            return rows
+        ids = [row["image_id"] for row in rows]
+        probabilities = np.array([row["probabilities"] for row in rows], dtype=np.float64)
+        # Of two classes the second is scored, and the first is what it leaves: the two sum to 1.
+        first, scores = pool_rows(
+            ids, probabilities[:, 1:] if self.task == "binary" else probabilities, pooling=self.pooling
+        )
+        if self.task == "binary":
+            scores = np.hstack([1 - scores, scores])
+        if all(row["label"] is not None for row in rows):
+            check_labels(ids, np.array([row["label"] for row in rows]), first)
+        return [
+            {**rows[number], "probabilities": values} for number, values in zip(first, scores.tolist(), strict=True)
+        ]
 
     @staticmethod
     def _arrays(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +113,7 @@ class _Predictions:
         raise NotImplementedError
 
 
-class OperatingPoint(_Predictions):
+class OperatingPoint(Predictions):
     """Choose the operating point on the validation split of a binary task, after each validation.
 
     Puts `val_threshold` (of maximal Youden index), `val_sensitivity` and `val_specificity` into the engine's metrics,
@@ -91,13 +123,14 @@ class OperatingPoint(_Predictions):
     Args:
         task: "binary", "multi-class" or "multi-label".
         class_names: names in the order of the network's outputs.
+        pooling: "max", "mean" or "top-k" puts the rows of one `image_id` together first: windows become series.
 
     Raises:
-        ValueError: if the task is unknown.
+        ValueError: if task or pooling is unknown, or the rows of one id differ in their labels.
     """
 
     def _end(self, engine: Engine) -> None:
-        rows = self._gathered()
+        rows = self._pooled(self._gathered())
         if self.task != "binary" or not rows:
             return
         labels, probabilities = self._arrays(rows)
@@ -108,7 +141,7 @@ class OperatingPoint(_Predictions):
         )
 
 
-class PredictionWriter(_Predictions):
+class PredictionWriter(Predictions):
     """Write `predictions.csv`, and where labels are known `metrics.json` and `roc_pr.png`.
 
     The CSV has the patient's key, the image's id (both pseudonymous unless the list is of public data), the label, a
@@ -122,9 +155,10 @@ class PredictionWriter(_Predictions):
         threshold: operating point of class 1, as chosen on validation; None leaves the decision out.
         section: prefix of the metrics' names, such as "test".
         facts: more entries for `metrics.json`.
+        pooling: "max", "mean" or "top-k" puts the rows of one `image_id` together first: windows become series.
 
     Raises:
-        ValueError: if the task is unknown.
+        ValueError: if task or pooling is unknown, or the rows of one id differ in their labels.
     """
 
     def __init__(
@@ -136,13 +170,14 @@ class PredictionWriter(_Predictions):
         threshold: float | None = None,
         section: str = "test",
         facts: dict[str, Any] | None = None,
+        pooling: str | None = None,
     ) -> None:
-        super().__init__(task=task, class_names=class_names)
+        super().__init__(task=task, class_names=class_names, pooling=pooling)
         self.output_dir, self.threshold, self.section = Path(output_dir), threshold, section
         self.facts = dict(facts or {})
 
     def _end(self, engine: Engine) -> None:
-        rows = self._gathered()
+        rows = self._pooled(self._gathered())
         if idist.get_rank() != 0:
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,11 @@
 from ttl_monai.networks.classifier import TransferClassifier
 from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
 from ttl_monai.networks.features import PointFeatures
+from ttl_monai.networks.inflate import inflate
 from ttl_monai.networks.losses import ClassificationLoss
 from ttl_monai.networks.param_groups import param_groups
 from ttl_monai.networks.points import Point, find_point, list_points
+from ttl_monai.networks.resnext3d import ResNeXt3D
 from ttl_monai.networks.segmenter import TransferUNet
 from ttl_monai.networks.slim import slim_after
 from ttl_monai.networks.smp_weights import load_smp_unet
@@ -15,12 +17,14 @@ __all__ = [
     "ClassificationLoss",
     "Point",
     "PointFeatures",
+    "ResNeXt3D",
     "TransferClassifier",
     "TransferUNet",
     "count_macs",
     "count_params",
     "find_point",
     "freeze_up_to",
+    "inflate",
     "list_points",
     "load_smp_unet",
     "measure_latency",

@@ -1,4 +1,4 @@
-"""Backbones by name: our own first, then torchvision, timm and MONAI. No weights are loaded here (see `pretrained`)."""
+"""Backbones by name: our own, torchvision, timm and MONAI, 2D ones in 3D, too. No weights here (see `pretrained`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import timm
 import torchvision
 from torch import nn
 
+from ttl_monai.networks.inflate import inflate
+
 SOURCES = ("ttl", "torchvision", "timm", "monai")
+INFLATED = "_3d"
+"""Ends the name of the inflated 3D form of a 2D backbone: `tf_efficientnet_lite0_3d`."""
 REGISTRY: dict[str, Callable[[], nn.Module]] = {}
 """Our own backbones: name -> function without arguments. Filled by `register_backbone`."""
 
@@ -61,15 +65,20 @@ def resolve_backbone(name: str) -> tuple[str, str]:
     Args:
         name: a bare name (ours first, then torchvision for resnet, densenet and vgg, then timm, then MONAI, then the
             rest of torchvision) or one with the prefix `torchvision:`, `timm:` or `monai:`. A timm name may carry the
-            tag of its weights (`timm:resnet50.a1_in1k`).
+            tag of its weights (`timm:resnet50.a1_in1k`). Any of them with `_3d` at its end is the 3D form of a 2D
+            backbone (see `inflate`); its source is `inflated`, its name there that of the 2D backbone.
 
     Raises:
         ValueError: if no source knows the name; near names are listed.
 
     Example:
-        >>> resolve_backbone("resnet50"), resolve_backbone("timm:resnet50")
-        (('torchvision', 'resnet50'), ('timm', 'resnet50'))
+        >>> resolve_backbone("resnet50"), resolve_backbone("timm:resnet50"), resolve_backbone("resnet50_3d")
+        (('torchvision', 'resnet50'), ('timm', 'resnet50'), ('inflated', 'resnet50'))
     """
+    if name.endswith(INFLATED):
+        flat = name.removesuffix(INFLATED)
+        resolve_backbone(flat)
+        return "inflated", flat
     prefix, _, rest = name.rpartition(":")
     if prefix and prefix not in SOURCES:
         raise ValueError(f"backbone {name!r} has the prefix {prefix!r}; expected one of {', '.join(SOURCES)}, or none")
@@ -89,7 +98,7 @@ def resolve_backbone(name: str) -> tuple[str, str]:
 
 
 def build_backbone(name: str) -> nn.Module:
-    """Build a network by name, with its classifier and random weights.
+    """Build a network by name, with its classifier (inflated ones without) and random weights.
 
     MONAI's networks are built in 3D with 3 input channels, as the other sources' video networks are; build other
     variants with MONAI itself and pass the module to `TransferClassifier` or `TransferUNet`.
@@ -98,9 +107,11 @@ def build_backbone(name: str) -> nn.Module:
         name: as in `resolve_backbone`.
 
     Raises:
-        ValueError: if no source knows the name.
+        ValueError: if no source knows the name, or a 2D backbone has no 3D form.
     """
     source, rest = resolve_backbone(name)
+    if source == "inflated":
+        return inflate(build_backbone(rest))
     if source == "ttl":
         return REGISTRY[rest]()
     if source == "torchvision":

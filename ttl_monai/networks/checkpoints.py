@@ -31,7 +31,14 @@ _LITE_INVERTED = {
     "_bn2": "bn3",
 }
 
+_PENET = re.compile(rb"\b(?:penet|xnet)_blocks\.\d")
+
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Mean and std, for images in [0, 1], of 3D-ResNets-PyTorch, whose files do not hold them: the CVPR2018 branch takes a
+# mean off values in [0, 255], which keep their scale; the master branch has those of Kinetics.
+_VIDEO_CVPR2018: Statistics = (114.7748 / 255, 107.7354 / 255, 99.4750 / 255), (1 / 255,) * 3
+_VIDEO_MASTER: Statistics = (0.4345, 0.4051, 0.3775), (0.2768, 0.2713, 0.2737)
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,10 @@ def read_state_dict(
         path: a `.safetensors` file, or one that `torch.save` wrote from a state dict.
 
     Returns:
-        Key to tensor; and the mean and std of a `TransferClassifier` or `TransferUNet`, else None.
+        Key to tensor; and the mean and std of a `TransferClassifier`, `TransferUNet` or 3D-ResNets-PyTorch, else None.
 
     Raises:
-        ValueError: if the file is damaged or holds more than tensors.
+        ValueError: if the file is damaged or holds more than tensors, or is a checkpoint of PENet.
     """
     try:
         if path.suffix == ".safetensors":
@@ -77,17 +84,23 @@ def read_state_dict(
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError, OSError) as error:
+        if path.is_file() and _PENET.search(path.read_bytes()):  # its metrics are NumPy scalars, which are refused
+            raise _is_penet(path) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is no file of tensors only (it is damaged, or a pickled model, which could run code): {reason}. "
             "Save it again with torch.save(model.state_dict(), path)"
         ) from error
+    file = content
     for key in _NESTING:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict: expected key to tensor, got {type(content).__name__}")
-    return _rename(dict(content))
+    if any(_PENET.search(key.encode()) for key in content):
+        raise _is_penet(path)
+    state, statistics = _rename(dict(content))
+    return state, statistics or _video_statistics(file, content, state)
 
 
 def load_strictly(
@@ -121,6 +134,32 @@ def load_strictly(
         raise ValueError(f"{origin} does not fit the backbone: {told}. Check the backbone's name and truncate_at")
     module.load_state_dict({key: state.get(key, value) for key, value in wanted.items()})
     return LoadReport(loaded=tuple(key for key in wanted if key in state), skipped=tuple(skipped))
+
+
+def _is_penet(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is a checkpoint of PENet, a network that is not among the backbones. Expected a state dict of the "
+        "backbone; for the paper's 3D network pass resnext-101-kinetics.pth, or weights='imagenet', to 'resnext3d101'"
+    )
+
+
+def _video_statistics(
+    file: dict[str, Any], content: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> Statistics | None:
+    """Mean and std of a checkpoint of 3D-ResNets-PyTorch, known by its layout; None for any other file.
+
+    Args:
+        file: all that the file holds.
+        content: the state dict in it.
+        state: the same with the names of the backbone.
+    """
+    stem = state.get("conv1.weight", torch.empty(0))
+    # MedicalNet's files have the same layout, but one channel.
+    if "state_dict" not in file or stem.ndim != 5 or stem.shape[1] != 3 or "layer1.0.conv1.weight" not in state:
+        return None
+    if all(key.startswith("module.") for key in content):
+        return _VIDEO_CVPR2018
+    return _VIDEO_MASTER if "arch" in file or "scheduler" in file else None
 
 
 def _rename(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Statistics | None]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ttl_monai.networks.points import find_point, list_points
+from ttl_monai.networks.recompute import forward_in_segments, mark_segments
 from ttl_monai.networks.surgery import split_at
 from ttl_monai.networks.tracing import skeleton
 from ttl_monai.networks.transfer import ImageInput, transfer
@@ -58,6 +59,8 @@ class TransferClassifier(ImageInput):
         head: `pool` (adaptive average pooling to 1, linear; any image size) or `flatten` (linear on the flattened
             map; for one image size, because the number of its weights depends on it).
         image_size: pixels per spatial axis, used by `flatten` alone; default 224 in 2D and 64 in 3D.
+        use_checkpoint: compute each block of the backbone again in the backward pass of a training instead of keeping
+            its activations: less memory, more time, the same results.
 
     Raises:
         ValueError: for an unknown name, an unavailable weight, or knobs that contradict each other; in eager mode also
@@ -81,6 +84,7 @@ class TransferClassifier(ImageInput):
         slim_factor: int = 2,
         head: str = "pool",
         image_size: int | Sequence[int] | None = None,
+        use_checkpoint: bool = False,
     ) -> None:
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes must be a whole number of at least 1, got {num_classes!r}")
@@ -96,7 +100,10 @@ class TransferClassifier(ImageInput):
         size = _image_size(image_size, tuple(body.example.shape[2:]))
         super().__init__(body.mean, body.std, in_channels, size if head == "flatten" else None)
         self.frozen_up_to = freeze_up_to
+        self.use_checkpoint = use_checkpoint
         self.backbone = body.features
+        if use_checkpoint:
+            mark_segments(self.backbone)
         self.head = _build_head(head, _map_shape(body.features, body.example.shape[1], size), num_classes)
         self.weight_info = replace(body.weight_info, report=body.report(self, "backbone"))
         logger.info(
@@ -108,7 +115,14 @@ class TransferClassifier(ImageInput):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 1|C, ...) in [0, 1] -> logits (B, num_classes)."""
-        return self.head(self.backbone(self.normalise(image)))
+        image = self.normalise(image)
+        if torch.jit.is_scripting():  # which cannot compile the next branch
+            features = self.backbone(image)
+        elif self.use_checkpoint and self.training:
+            features = forward_in_segments(self.backbone, image)
+        else:
+            features = self.backbone(image)
+        return self.head(features)
 
     def split_frozen(self) -> tuple[nn.Module, nn.Module]:
         """Split the network so that the features of its frozen part can be cached.

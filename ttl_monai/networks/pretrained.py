@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import re
 import socket
 from collections.abc import Iterator
@@ -19,7 +20,11 @@ from torch import nn
 
 from ttl_monai.networks.backbones import build_backbone, resolve_backbone
 from ttl_monai.networks.checkpoints import LoadReport, load_strictly, read_state_dict
+from ttl_monai.networks.inflate import inflate
+from ttl_monai.networks.layers3d import inflate_state
 from ttl_monai.networks.surgery import truncate
+
+logger = logging.getLogger(__name__)
 
 _DOWNLOAD_TIMEOUT_S = 15.0
 
@@ -72,9 +77,15 @@ IMAGENET_WEIGHTS = {
 }
 """Weights with a fixed source by backbone name; the other rows are made from torchvision's and timm's own metadata."""
 
+# The 2D networks of the same names and widths, whose ImageNet weights are inflated. Of timm's weights of ResNeXt-101
+# (32x4d) these alone may be used commercially.
+_FLAT_FORMS = {"resnext3d101": "timm:resnext101_32x4d.gluon_in1k", "resnext3d50": "torchvision:resnext50_32x4d"}
+
 
 def describe_weights(name: str) -> WeightInfo:
     """Return the published weight of a backbone, as far as its source knows it (`filename` is None if there is none).
+
+    Of an inflated backbone and of ResNeXt3D this is the weight of the 2D network.
 
     Args:
         name: a backbone as in `build_backbone`.
@@ -83,6 +94,9 @@ def describe_weights(name: str) -> WeightInfo:
         ValueError: if no source knows the backbone.
     """
     source, rest = resolve_backbone(name)
+    flat = rest if source == "inflated" else _FLAT_FORMS.get(rest) if source == "ttl" else None
+    if flat is not None:
+        return describe_weights(flat)
     fixed = IMAGENET_WEIGHTS.get(rest.split(".")[0])
     if fixed is not None and source in ("ttl", "timm"):
         return fixed
@@ -102,8 +116,9 @@ def load_backbone(
         name: a backbone as in `build_backbone`.
         weights: `imagenet` (the packaged file for `tf_efficientnet_lite0`, else torchvision's `IMAGENET1K_V1` or
             timm's default); the path of a `.safetensors` or `.pt` file (a state dict of the network with or without a
-            classifier, or of a `TransferClassifier` or `TransferUNet`, whose normalisation is then taken over); `none`
-            or None.
+            classifier, or of a `TransferClassifier` or `TransferUNet`, whose normalisation is then taken over, as is
+            that of files of 3D-ResNets-PyTorch such as `resnext-101-kinetics.pth`); `none` or None. 2D kernels are
+            inflated where the backbone is 3D.
         truncate_at: last truncation point to keep; a file may lack what is dropped.
 
     Returns:
@@ -122,15 +137,21 @@ def load_backbone(
         info = replace(info, name=str(path), source=str(path), filename=None, sha256=None, licence="unknown")
     else:
         info = replace(info, name="none", source="random initialisation", filename=None, sha256=None)
-    network = build_backbone(name)
-    backbone = truncate(network, truncate_at)
+    source, rest = resolve_backbone(name)
+    whole = build_backbone(rest if source == "inflated" else name)
+    backbone = truncate(inflate(whole) if source == "inflated" else whole, truncate_at)
     if path is None:
         return backbone, replace(info, report=LoadReport(reinitialised=tuple(backbone.state_dict())))
     state, normalisation = read_state_dict(path)
     if normalisation is not None:
         info = replace(info, mean=normalisation[0], std=normalisation[1], input_range=(0.0, 1.0))
-    dropped = network.state_dict().keys() - backbone.state_dict().keys()
-    return backbone, replace(info, report=load_strictly(backbone, state, dropped=dropped, origin=str(path)))
+    wanted = backbone.state_dict()
+    deep = inflate_state(state, wanted)
+    inflated = sum(value.shape != state[key].shape for key, value in deep.items())
+    if inflated:
+        logger.info("%s: %d kernels of %s are inflated to 3D", name, inflated, info.source)
+    dropped = whole.state_dict().keys() - wanted.keys()
+    return backbone, replace(info, report=load_strictly(backbone, deep, dropped=dropped, origin=str(path)))
 
 
 def _describe_torchvision(name: str) -> WeightInfo:

@@ -1,6 +1,6 @@
 """Figures and tables of a run and of a search: pure functions from records to files and text."""
 
-from ttl_monai.reports.figures import plot_roc_pr, plot_training_curves
+from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
 from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
@@ -16,6 +16,7 @@ __all__ = [
     "plot_roc_pr",
     "plot_search",
     "plot_similarity",
+    "plot_slice_scores",
     "plot_training_curves",
     "results_table",
     "search_table",

@@ -117,6 +117,46 @@ def plot_roc_pr(
     return _save(figure, path)
 
 
+def plot_slice_scores(
+    windows: Sequence[Mapping[str, float]],
+    path: str | Path,
+    *,
+    class_name: str,
+    threshold: float | None = None,
+) -> Path:
+    """Draw the score of each window over the slices that it holds, from feet to head.
+
+    Args:
+        windows: `first_mm` and `last_mm`, the places of the first and last slice, and `score` of each.
+        path: the PNG file; its folder is made.
+        class_name: name of the class that is scored.
+        threshold: the operating point, drawn as a line.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no window at all.
+    """
+    if not windows:
+        raise ValueError("plot_slice_scores needs at least one window, got none")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots()
+    top = max(range(len(windows)), key=lambda number: windows[number]["score"])
+    for number, each in enumerate(windows):
+        color = PALETTE[1] if number == top else PALETTE[0]
+        label = f"highest: {each['score']:.3f}, {each['first_mm']:g} to {each['last_mm']:g} mm"
+        span = [each["first_mm"], each["last_mm"]]
+        axes.plot(span, [each["score"]] * 2, color=color, linewidth=3, label=label if number == top else None)
+        axes.fill_between(span, [each["score"]] * 2, color=color, alpha=0.15)
+    if threshold is not None and math.isfinite(threshold):
+        axes.axhline(threshold, color="0.3", linestyle="--", label=f"operating point {threshold:.3g}")
+    _tidy(axes)
+    axes.set(xlabel="position of the slice towards the head (mm)", ylabel=f"score of {class_name}", ylim=(0, 1.02))
+    axes.legend(loc="best", fontsize=10)
+    return _save(figure, path)
+
+
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, color: int) -> tuple[Array, Array]:
     """Draw one value against the epoch and return the points drawn."""
     points = [(row["epoch"], row[key]) for row in history if row.get(key) is not None and math.isfinite(row[key])]

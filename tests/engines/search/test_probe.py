@@ -219,7 +219,7 @@ def test_volumes_are_pooled_over_all_positions():
         expected = {"1": body[:2](volumes).mean(dim=(2, 3, 4)), "whole": body(volumes).mean(dim=(2, 3, 4))}
     for point, value in expected.items():
         np.testing.assert_allclose(found.features[point], value.numpy(), atol=1e-6)
-    assert found.patients == ["0", "1"]
+    assert [item["patient"] for item in found.items] == ["0", "1"]
     assert found.labels.tolist() == [0, 1]
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine
-from monai.data import DataLoader
+from monai.data import DataLoader, decollate_batch
 from safetensors import torch as safetensors
 from torch import nn
 from tqdm import tqdm
 
-from ttl_monai.analysis import operating_point, sensitivity_specificity
 from ttl_monai.analysis.probe import LinearProbe, fit_probe, patient_folds
 from ttl_monai.engines.runs import set_old_run_aside
 from ttl_monai.engines.search.cells import Cell
 from ttl_monai.engines.search.space import Space
+from ttl_monai.handlers import OperatingPoint
 from ttl_monai.handlers.files import file_sha256, save_tensors, write_atomically
 from ttl_monai.handlers.record import versions
 from ttl_monai.networks import TransferClassifier
@@ -43,7 +43,7 @@ class _Pooled:
 
     features: dict[str, np.ndarray]  # point -> (N, C) float32
     labels: np.ndarray  # (N,), or (N, classes) for multi-label
-    patients: list[str]
+    items: list[dict[str, Any]]  # what else each item of the data set holds, such as its patient
 
 
 def probe_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _pool(workflow: Any, extract: nn.Module, section: str) -> _Pooled:
     )
     parts: dict[str, list[torch.Tensor]] = {}
     labels: list[torch.Tensor] = []
-    patients: list[str] = []
+    items: list[dict[str, Any]] = []
     with torch.inference_mode():
         for batch in tqdm(loader, desc=f"features, {section}", leave=False, disable=None):
             image, label = prepare(batch, device)
@@ -194,51 +194,45 @@ def _pool(workflow: Any, extract: nn.Module, section: str) -> _Pooled:
                 # (B, C, *spatial) -> (B, C), in 2D and 3D
                 parts.setdefault(point or WHOLE, []).append(value.flatten(2).mean(2).float().cpu())
             labels.append(label.cpu())
-            patients += batch["patient"]
+            items += decollate_batch({key: value for key, value in batch.items() if key != "image"})
     features = {point: torch.cat(values).numpy() for point, values in parts.items()}
-    return _Pooled(features, torch.cat(labels).numpy(), patients)
+    return _Pooled(features, torch.cat(labels).numpy(), items)
 
 
 def _fit(training: _Pooled, *, task: str, num_classes: int, seed: int) -> dict[str, LinearProbe]:
     settings: dict[str, Any] = {"task": task, "num_classes": num_classes}
-    splits = patient_folds(training.labels, training.patients, seed=seed, **settings)
+    patients = [str(item["patient"]) for item in training.items]
+    splits = patient_folds(training.labels, patients, seed=seed, **settings)
     points = tqdm(training.features.items(), desc="probes", leave=False, disable=None)
-    return {
-        point: fit_probe(values, training.labels, training.patients, splits=splits, **settings)
-        for point, values in points
-    }
+    return {point: fit_probe(values, training.labels, patients, splits=splits, **settings) for point, values in points}
 
 
 def _score(workflow: Any, probes: Mapping[str, LinearProbe], validation: _Pooled) -> dict[str, dict[str, float]]:
-    """The bundle's own metrics on the validation images, for each point, and the operating point of a binary task."""
+    """The bundle's own metrics on the validation items, for each point, and its operating point of a binary task."""
     content = workflow.parser.get_parsed_content
     postprocess, labels = content("validate#postprocessing"), torch.from_numpy(validation.labels)
 
-    def step(engine: Engine, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(engine: Engine, batch: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+        logits = torch.stack([item["logits"] for item in batch])
         # Postprocessing is for one item, channel first: the images take the place of an item's positions, (C, N).
-        pred = postprocess({"pred": logits.T, "label": labels})["pred"].T
-        return {"pred": pred.as_subclass(torch.Tensor), "label": labels}
+        pred = postprocess({"pred": logits.T, "label": labels})["pred"].T.as_subclass(torch.Tensor)
+        return [{"pred": one, "label": label} for one, label in zip(pred, labels, strict=True)]
 
     engine = Engine(step)
     for part in ("key_metric", "additional_metrics"):
         named = content(f"validate#{part}") if f"validate#{part}" in workflow.parser else None
         for name, metric in (named or {}).items():
             metric.attach(engine, name)
+    for index, handler in enumerate(workflow.parser["validate#handlers"]):
+        if handler.get("_target_", "").endswith(f".{OperatingPoint.__name__}"):
+            content(f"validate#handlers#{index}").attach(engine)
     found = {}
     for point, probe in probes.items():
-        engine.run([torch.from_numpy(probe.logits(validation.features[point])).float()], max_epochs=1)
+        logits = torch.from_numpy(probe.logits(validation.features[point])).float()
+        rows = [{**item, "logits": one} for item, one in zip(validation.items, logits, strict=True)]
+        engine.run([rows], max_epochs=1)
         found[point] = {name: float(value) for name, value in engine.state.metrics.items()}
-        if content("data").task == "binary":
-            output: Any = engine.state.output
-            found[point] |= _operating_point(validation.labels, output["pred"].numpy())
     return found
-
-
-def _operating_point(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """As the handler `OperatingPoint` gives it to a training."""
-    threshold = operating_point(labels, probabilities)
-    sensitivity, specificity = sensitivity_specificity(labels, probabilities, threshold)
-    return {_THRESHOLD: threshold, "val_sensitivity": sensitivity, "val_specificity": specificity}
 
 
 def _check_defined(metrics: Mapping[str, Mapping[str, float]], key: str, *, repeat: int) -> None:

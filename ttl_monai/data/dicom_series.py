@@ -1,0 +1,165 @@
+"""One folder of DICOM to one checked volume, and the list of all series of a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from ttl_monai.data.dicom_choice import Series, SeriesRules, against_rules, choose_series, group_series
+from ttl_monai.data.dicom_file import Refused
+from ttl_monai.data.dicom_geometry import GAP_POLICIES, TILT_POLICIES, even_out, measure, untilt
+from ttl_monai.data.dicom_slices import list_files, read_slices
+from ttl_monai.data.dicom_stack import AIR_HU, check_geometry, check_stack, decode_stack
+from ttl_monai.data.volume import Volume, VolumeError, VolumeReport, check_axcodes, check_hu, compact, finish
+
+__all__ = ["FoundSeries", "find_series", "read_series"]
+
+
+@dataclass(frozen=True)
+class FoundSeries:
+    """One series of a tree.
+
+    Attributes:
+        files: its files.
+        series_uid: its SeriesInstanceUID, "" where it has none; not for logs or outputs.
+        study: hash of its study and patient.
+        report: whether it is suitable, and what is against it; `report.to_dict()` is safe to write.
+    """
+
+    files: list[Path]
+    series_uid: str
+    study: str
+    report: VolumeReport
+
+
+def read_series(
+    source: str | PathLike | Sequence[str | PathLike],
+    *,
+    rules: SeriesRules | None = None,
+    gaps: str = "refuse",
+    tilt: str = "correct",
+    axcodes: str | None = "LPS",
+    check_hu_range: bool = True,
+) -> Volume:
+    """Read one volume: choose the series by rule, check it, decode it.
+
+    Checked, each with an entry in the report: one study; one kind of slices in the series; every file read; repeated
+    slices (left out where their pixels are the same, refused where not); equal gaps; gantry tilt; for CT the rescale
+    to HU and its range. CT padding (PixelPaddingValue) becomes -1024 HU. Enhanced multi-frame files and all
+    compressions that `read_dicom` knows are read.
+
+    Args:
+        source: a folder (its subfolders belong to it), one multi-frame file, or the files of a series.
+        rules: what the series must be.
+        gaps: "refuse" unequal gaps and missing slices, or "resample" to interpolate over up to three usual gaps.
+        tilt: "correct" a gantry tilt by shifting the slices in their planes, or "refuse" it.
+        axcodes: where the axes of the array shall lead, such as "LPS" (axial slices as DICOM stores them, from feet to
+            head); None keeps (column, row, slice along the normal).
+        check_hu_range: refuse a CT whose values cannot be HU.
+
+    Returns:
+        The volume, RAS affine as nibabel's, with its report.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        VolumeError: when no sound volume comes out; the message lists the reasons, `.report` has all checks.
+        ValueError: unknown options.
+    """
+    check_options(gaps=gaps, tilt=tilt, axcodes=axcodes)
+    paths = [Path(source)] if isinstance(source, (str, PathLike)) else [Path(one) for one in source]
+    where = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+    report = VolumeReport(source="DICOM")
+    try:
+        slices, others = read_slices(list_files(paths))
+        series, report = choose_series(slices, rules or SeriesRules(), where)
+        report.note("files", "passed", f"all read; {others} that are no acquired images left out")
+        series = check_stack(series, report, where)
+        geometry = measure(series.slices)
+        uneven, tilted = check_geometry(series, geometry, report, gaps=gaps, tilt=tilt, need_hu=check_hu_range)
+        report.raise_refusals(where)
+        array = decode_stack([series.slices[i] for i in geometry.order], report)
+    except Refused as refusal:
+        report.note("files", "refused", _without_path(refusal))
+        raise VolumeError(str(refusal), report) from None
+    if not np.isfinite(array).all():
+        report.note("values", "refused", "NaN or infinite pixels")
+    elif report.modality == "CT" and check_hu_range:
+        check_hu(array, report)
+    report.raise_refusals(where)
+    first_pixel, spacing = (0, 0), float(geometry.gaps.mean())
+    if tilted:
+        fill = AIR_HU if report.modality == "CT" else float(array.min())
+        array, first_pixel = untilt(array, geometry, fill=fill)
+    if uneven:
+        array, spacing = even_out(array, geometry)
+    return finish(compact(array), geometry.affine(spacing, first_pixel), axcodes, report)
+
+
+def find_series(root: str | PathLike, *, rules: SeriesRules | None = None, gaps: str = "refuse") -> list[FoundSeries]:
+    """All series in a tree of any number of studies, each with what speaks for and against it.
+
+    Only headers are read, and the pixels of slices that lie at the same place. Files that cannot be read come as
+    entries of their own, one a folder, with the reason.
+
+    Args:
+        root: a folder.
+        rules: what a suitable series must be.
+        gaps: as for `read_series`.
+
+    Returns:
+        The series in the order of their first file.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    rules = rules or SeriesRules()
+    check_options(gaps=gaps)
+    unreadable: dict[Path, list[tuple[Path, Refused]]] = {}
+    slices, _ = read_slices(
+        list_files([Path(root)]),
+        on_refusal=lambda file, why: unreadable.setdefault(file.parent, []).append((file, why)),
+    )
+    found = [_judge(series, rules, gaps, unreadable) for series in group_series(slices)]
+    for failures in unreadable.values():
+        report = VolumeReport(source="DICOM", files=len(failures))
+        report.note("files", "refused", f"{len(failures)} unreadable, the first: {_without_path(failures[0][1])}")
+        found.append(FoundSeries([file for file, _ in failures], "", "", report))
+    return sorted(found, key=lambda each: each.files[0])
+
+
+def check_options(*, gaps: str = "refuse", tilt: str = "correct", axcodes: str | None = None) -> None:
+    """Raise ValueError for an option that `read_series` does not know."""
+    for name, value, known in (("gaps", gaps, GAP_POLICIES), ("tilt", tilt, TILT_POLICIES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    check_axcodes(axcodes)
+
+
+def _judge(
+    series: Series, rules: SeriesRules, gaps: str, unreadable: dict[Path, list[tuple[Path, Refused]]]
+) -> FoundSeries:
+    """A series with its report, from headers."""
+    report = series.report()
+    first = series.slices[0]
+    if (reason := against_rules(series, rules)) is not None:
+        report.note("choice", "refused", reason)
+    elif broken := sum(len(unreadable.get(folder, ())) for folder in {file.parent for file in series.files}):
+        report.note("files", "refused", f"{broken} files beside it cannot be read and may belong to it")
+    else:
+        try:
+            series = check_stack(series, report, "")
+            check_geometry(series, measure(series.slices), report, gaps=gaps, tilt="correct", need_hu=True)
+        except VolumeError:
+            pass  # the report says why
+        except Refused as refusal:
+            report.note("files", "refused", _without_path(refusal))
+    return FoundSeries(series.files, first.series, first.study, report)
+
+
+def _without_path(refusal: Refused) -> str:
+    """The reason alone: names of files can hold names of patients."""
+    return str(refusal).split(": ", 1)[1]

@@ -1,0 +1,221 @@
+"""Data sets of windows: random ones for training, all of them for evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Randomizable
+from torch.utils.data import Dataset
+
+from ttl_monai.data.volume import VolumeError
+from ttl_monai.data.volume_cache import CachedVolume, VolumeCache
+from ttl_monai.data.windows import WindowAugment, count_slices, cut_window, window_starts
+
+__all__ = ["RandomWindowDataset", "WindowDataset"]
+
+_OF_SERIES = ("patient", "image_id")  # what a window has from its series
+
+
+class WindowDataset(Dataset):
+    """All windows of all series, one after the other, for evaluation and prediction.
+
+    Items have `image` (1, size, J, I); `patient` and `image_id` of their series; `start`; `first_mm` and `last_mm`, how
+    far the middles of their first and last slice lie towards the head (RAS); and where labels are known `label`, that
+    of the series, and `window_label`, 1 where at least `min_slices` slices of the window show the finding. Handlers put
+    the windows of one `image_id` together.
+
+    Note:
+        In PENet's data, 162 positive series of validation and test have no slice labels, so that the labels of their
+        windows are wrong: select by the scores of series, never by a metric of windows.
+
+    Args:
+        data: items with `image`, and for labels `label` and `slices` (`Datalist.section`).
+        cache: gives the volumes; the constructor prepares those that are not there yet.
+        size: slices in a window.
+        min_slices: fewest slices with the finding that make a window positive.
+        spatial_size: crop the centre to this height and width, and bring HU to [0, 1] (`hu_to_unit`), as the network
+            wants it; None leaves int16 HU.
+        label: which label stands in `label`, "series" or "window"; the other one is then left out.
+        workers: processes that prepare volumes.
+        on_refusal: "raise" what the reader refuses, or "skip" those series: then `refused` has their `image_id` and
+            `report`, and `series` the others.
+
+    Raises:
+        ValueError: options out of range, and whatever the cache refuses.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        cache: VolumeCache,
+        *,
+        size: int = 24,
+        min_slices: int = 4,
+        spatial_size: int | None = None,
+        label: str = "series",
+        workers: int = 0,
+        on_refusal: str = "raise",
+    ) -> None:
+        _check_window(size, min_slices)
+        if on_refusal not in ("raise", "skip"):
+            raise ValueError(f"on_refusal must be 'raise' or 'skip', got {on_refusal!r}")
+        if label not in ("series", "window"):
+            raise ValueError(f"label must be 'series' or 'window', got {label!r}")
+        self.cache, self.size, self.min_slices = cache, size, min_slices
+        self.spatial_size, self.label = spatial_size, label
+        self.refused: list[dict[str, Any]] = []
+        self.series = data if on_refusal == "raise" else [item for item in data if self._is_sound(item)]
+        lengths = cache.prepare(self.series, workers=workers)
+        # One description a window, without its image: for whoever wants to know what is in the data set.
+        self.data = [
+            self._describe(item, start)
+            for item, length in zip(self.series, lengths, strict=True)
+            for start in window_starts(length, size)
+        ]
+
+    def _is_sound(self, item: Mapping[str, Any]) -> bool:
+        """Whether the reader takes a series; if not, its report is kept."""
+        try:
+            self.cache.open(item)
+        except (RuntimeError, ValueError) as error:
+            cause: BaseException | None = error  # under what MONAI wraps around it
+            while cause is not None and not isinstance(cause, VolumeError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            self.refused.append({"image_id": item["image_id"], "report": cause.report.to_dict()})
+            return False
+        return True
+
+    def _describe(self, item: Mapping[str, Any], start: int) -> dict[str, Any]:
+        described = {"image": item["image"], "start": start}
+        described |= {name: item[name] for name in _OF_SERIES if name in item}
+        if "label" in item:
+            positive = int(count_slices(item.get("slices", ()), [start], self.size)[0] >= self.min_slices)
+            labels = {"label": int(item["label"]), "window_label": positive}
+            described |= labels if self.label == "series" else {"label": positive}
+        return described
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        described = self.data[index]
+        volume, start = self.cache.open(described), described["start"]
+        image = torch.from_numpy(cut_window(volume.array, start, self.size))[None]
+        if self.spatial_size is not None:
+            height, width = volume.array.shape[1:]
+            if height != width:
+                raise ValueError(
+                    f"spatial_size crops square slices, got slices of {height} x {width}; add CenterSquareCropd or "
+                    "Resized to the transforms of the volume"
+                )
+            centre = WindowAugment(self.spatial_size, crop_from=height, training=False, mean=0)
+            image = centre(image[None])[0]
+        return {**described, "image": image, **_span_mm(volume, start, self.size)}
+
+
+def _span_mm(volume: CachedVolume, start: int, size: int) -> dict[str, float]:
+    """How far the middles of the first and the last slice of a window lie towards the head."""
+    slices, rows, columns = volume.array.shape
+    places = [
+        volume.affine @ np.array([(columns - 1) / 2, (rows - 1) / 2, k, 1.0])
+        for k in (start, min(start + size, slices) - 1)
+    ]
+    return dict(zip(("first_mm", "last_mm"), (round(float(place[2]), 3) for place in places), strict=True))
+
+
+class RandomWindowDataset(Randomizable, Dataset):
+    """One random window of a series at a time, for training.
+
+    With probability `positive_fraction` the window comes from some positive series and has the finding: its centre
+    is that of the slices with the finding, moved by up to `jitter` slices, as long as `min_slices` of them stay inside.
+    Else it lies anywhere in the series that the index names. The label says what is inside. (PENet's training: one pass
+    over the series, forced positive windows, jitter +-12.)
+
+    Positive series without slice labels are left out, as nothing tells which of their windows are positive.
+
+    Args:
+        data: items with `image`, `label` and, for positive ones, `slices`.
+        cache: gives the volumes.
+        size: slices in a window.
+        min_slices: fewest slices with the finding that make a window positive.
+        positive_fraction: share of windows that are forced to be positive, in [0, 1].
+        jitter: slices that a positive window moves at most.
+        windows_per_series: length of an epoch, in windows for each series.
+        fixed: give all windows as they lie instead, like `WindowDataset` with their own labels: for features that are
+            computed once.
+        spatial_size: see `WindowDataset`; for fixed windows alone, as random ones are cropped by `WindowAugment`.
+
+    Raises:
+        ValueError: options out of range, no series left, or no positive one to take forced windows from.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        cache: VolumeCache,
+        *,
+        size: int = 24,
+        min_slices: int = 4,
+        positive_fraction: float = 0.5,
+        jitter: int = 12,
+        windows_per_series: int = 1,
+        fixed: bool = False,
+        spatial_size: int | None = None,
+    ) -> None:
+        _check_window(size, min_slices)
+        if not 0 <= positive_fraction <= 1 or jitter < 0 or windows_per_series < 1:
+            raise ValueError(
+                "expected positive_fraction in [0, 1], jitter >= 0 and windows_per_series >= 1, got "
+                f"{positive_fraction}, {jitter}, {windows_per_series}"
+            )
+        self.data = [item for item in data if not item["label"] or item.get("slices")]
+        self.positive = [item for item in self.data if len(item.get("slices", ())) >= min_slices]
+        if not self.data or (positive_fraction > 0 and not self.positive):
+            raise ValueError(
+                f"{len(data)} series, {len(self.data)} negative or with slice labels, {len(self.positive)} with "
+                f"at least {min_slices} positive slices: nothing to draw positive windows from; pass a list with "
+                "'slices', or positive_fraction=0"
+            )
+        self.cache, self.size, self.min_slices = cache, size, min_slices
+        self.positive_fraction, self.jitter, self.windows_per_series = positive_fraction, jitter, windows_per_series
+        options: dict[str, Any] = {"size": size, "min_slices": min_slices, "spatial_size": spatial_size}
+        self.windows = WindowDataset(self.data, cache, label="window", **options) if fixed else None
+        if self.windows is not None:
+            self.data = self.windows.data
+
+    def __len__(self) -> int:
+        return len(self.data) * (1 if self.windows is not None else self.windows_per_series)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.windows is not None:
+            return self.windows[index]
+        forced = self.R.uniform() < self.positive_fraction
+        item = self.positive[self.R.randint(len(self.positive))] if forced else self.data[index % len(self.data)]
+        array, slices = self.cache.open(item).array, item.get("slices", ())
+        start = self._start(len(array), slices, forced=forced)
+        label = int(count_slices(slices, [start], self.size)[0] >= self.min_slices)
+        window = cut_window(array, start, self.size)
+        of_series = {name: item[name] for name in _OF_SERIES if name in item}
+        return {"image": torch.from_numpy(window)[None], "label": label, "start": start, **of_series}
+
+    def _start(self, num_slices: int, slices: Sequence[int], *, forced: bool) -> int:
+        starts = np.arange(max(num_slices - self.size, 0) + 1)
+        if not forced:
+            return int(self.R.choice(starts))
+        inside = starts[count_slices(slices, starts.tolist(), self.size) >= self.min_slices]
+        if not len(inside):
+            raise ValueError(f"no window of {self.size} slices holds {self.min_slices} of those with the finding")
+        middle = (min(slices) + max(slices) + 1 - self.size) / 2
+        near = inside[np.abs(inside - np.clip(middle, starts[0], starts[-1])) <= self.jitter]
+        # A finding in two distant places has its middle between them, where no window is positive.
+        return int(self.R.choice(near if len(near) else inside))
+
+
+def _check_window(size: int, min_slices: int) -> None:
+    if not 1 <= min_slices <= size:
+        raise ValueError(f"expected 1 <= min_slices <= size, got min_slices={min_slices}, size={size}")

@@ -82,7 +82,14 @@ class TestFiles:
             assert keys(a) & keys(b) == set()
 
     def test_strategy_files_are_equal_in_all_bundles(self, bundle):
-        for name in (*STRATEGIES, "multi_gpu_train.json", "multi_gpu_evaluate.json", "svcca.json", "search.json", "logging.conf"):
+        for name in (
+            *STRATEGIES,
+            "multi_gpu_train.json",
+            "multi_gpu_evaluate.json",
+            "svcca.json",
+            "search.json",
+            "logging.conf",
+        ):
             first = BUNDLES / NAMES[0] / "configs" / name
             assert (BUNDLES / bundle / "configs" / name).read_bytes() == first.read_bytes()
 

@@ -60,13 +60,14 @@ def test_torchscript_export_equals_eager(arguments, expected, trained, tmp_path)
 def test_onnx_export_equals_eager(arguments, expected, trained, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
+    image, output = expected
+    axes = {0: "batch", **({2: "depth", 3: "height", 4: "width"} if image.ndim == 5 else {})}
     onnx_export(
         **arguments,
         filepath=str(path),
         ckpt_file=str(trained / "model.pt"),
-        converter_kwargs={"input_names": ["image"], "dynamic_axes": {"image": {0: "batch"}}},
+        converter_kwargs={"input_names": ["image"], "dynamic_axes": {"image": axes}},
     )
-    image, output = expected
     session = onnxruntime.InferenceSession(str(path))
     exported = session.run(None, {"image": image.numpy()})[0]
     np.testing.assert_allclose(exported, output.numpy(), atol=1e-4)

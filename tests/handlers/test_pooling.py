@@ -115,7 +115,7 @@ def test_windows_of_one_series_with_different_labels_are_refused(tmp_path):
     rows = windows()
     rows[0][0]["label"] = 1 - rows[0][0]["label"]
     writer = PredictionWriter(task="binary", class_names=NAMES, output_dir=tmp_path, pooling="max")
-    with pytest.raises(ValueError, match="windows of a series have different labels.*WindowDataset"):
+    with pytest.raises(ValueError, match=r"windows of a series have different labels.*WindowDataset"):
         run(rows, writer)
     metric = Auroc(
         task="binary", class_names=NAMES, pooling="max", label_key="label", output_transform=from_engine(["pred"] * 2)

@@ -94,7 +94,9 @@ def draw_ctpa_phantom(
         raise ValueError(f"expected patients >= 1, got {patients}")
     for index in range(patients):
         for number, label in enumerate(np.random.default_rng((seed, index, 7)).permutation(2)):
-            scan = draw_ct((seed, index), positive=bool(label), number=number, shape=shape, clots=clots, smallest_mm=smallest_mm)
+            scan = draw_ct(
+                (seed, index), positive=bool(label), number=number, shape=shape, clots=clots, smallest_mm=smallest_mm
+            )
             yield CtExam(f"P{index + 1:04}", number, int(label), _FORMATS[index % len(_FORMATS)], scan)
 
 
@@ -131,9 +133,7 @@ def make_ctpa_phantom(
         raise ValueError(f"expected patients >= {len(SECTIONS)}, one for each of {', '.join(SECTIONS)}, got {patients}")
     records: list[Record] = []
     slices: dict[str, list[int]] = {}
-    for exam in draw_ctpa_phantom(
-        seed=seed, patients=patients, shape=shape, clots=clots, smallest_mm=smallest_mm
-    ):
+    for exam in draw_ctpa_phantom(seed=seed, patients=patients, shape=shape, clots=clots, smallest_mm=smallest_mm):
         name = f"images/{exam.patient}_{exam.number}" + (".nii.gz" if exam.format == "NIfTI" else "")
         if exam.format == "NIfTI":
             (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -196,9 +196,7 @@ def demo_ctpa_phantom(folder: str | Path) -> Path:
     return folder / "datalist.json"
 
 
-def _made_by(
-    seed: int, patients: int, shape: tuple[int, int, int], clots: tuple[int, int], smallest_mm: float
-) -> str:
+def _made_by(seed: int, patients: int, shape: tuple[int, int, int], clots: tuple[int, int], smallest_mm: float) -> str:
     return (
         f"ttl_monai.data.make_ctpa_phantom(seed={seed}, patients={patients}, shape={tuple(shape)}, "
         f"clots={tuple(clots)}, smallest_mm={smallest_mm}), edition {EDITION}"

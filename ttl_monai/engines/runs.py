@@ -180,7 +180,9 @@ def build_dataset(
     # As objects, not as config: a file's name may begin with one of the marks of MONAI's expressions.
     folder = None if cache_dir is None else Path(cache_dir)
     spec = {**load_spec(run_dir)["dataset"], "_mode_": "callable"}
-    return ConfigParser({"dataset": spec, "cache_dir": folder}).get_parsed_content("dataset")(data=items, **(options or {}))
+    return ConfigParser({"dataset": spec, "cache_dir": folder}).get_parsed_content("dataset")(
+        data=items, **(options or {})
+    )
 
 
 def _check_wish(trained: dict[str, Any]) -> None:

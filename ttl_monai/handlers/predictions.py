@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _WINDOW = ("start", "first_mm", "last_mm")  # where a window lies in its series
 
+
 class Predictions:
     """Collect probabilities, labels and keys of an epoch over all ranks; what is done with them is for subclasses.
 

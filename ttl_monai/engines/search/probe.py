@@ -204,10 +204,7 @@ def _fit(training: _Pooled, *, task: str, num_classes: int, seed: int) -> dict[s
     patients = [str(item["patient"]) for item in training.items]
     splits = patient_folds(training.labels, patients, seed=seed, **settings)
     points = tqdm(training.features.items(), desc="probes", leave=False, disable=None)
-    return {
-        point: fit_probe(values, training.labels, patients, splits=splits, **settings)
-        for point, values in points
-    }
+    return {point: fit_probe(values, training.labels, patients, splits=splits, **settings) for point, values in points}
 
 
 def _score(workflow: Any, probes: Mapping[str, LinearProbe], validation: _Pooled) -> dict[str, dict[str, float]]:

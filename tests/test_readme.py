@@ -20,13 +20,12 @@ def test_python_example_runs(number, capsys):
 
 def test_files_that_the_readme_names_exist():
     links = set(re.findall(r"\]\(((?!https?:)[\w./]+)\)", README))
-    configs = set(re.findall(r"bundles/covid_ttl/configs/[\w.]+", README))
-    overlays = {
-        f"bundles/covid_ttl/configs/{name}" for name in re.findall(r"`((?:strategy|backbone)_\w+\.json)`", README)
-    }
+    configs = set(re.findall(r"bundles/\w+/configs/[\w.]+", README))
+    overlays = set(re.findall(r"`((?:strategy|backbone)_\w+\.json)`", README))
     assert len(links) >= 3
     assert len(overlays) >= 5
-    assert not [name for name in links | configs | overlays if not (REPO / name).exists()]
+    assert not [name for name in links | configs if not (REPO / name).exists()]
+    assert not [name for name in overlays if not list(REPO.glob(f"bundles/*/configs/{name}"))]
 
 
 def test_make_targets_that_the_readme_names_exist():

@@ -13,10 +13,20 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from ttl_monai.data import make_ctpa_phantom
 from ttl_monai.engines.workflow import told_cause
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+# What the tests train with, small enough for seconds; of each bundle.
 TINY = {"spatial_size": 32, "batch_size": 8, "max_epochs": 1, "learning_rate": 1e-3, "network_def#weights": "none"}
+
+TINY_OF = {
+    "covid_ttl": TINY,
+    "ctpa_ttl": {
+        **{"spatial_size": [12, 32, 32], "crop_from": 36, "field_size": 48, "batch_size": 4, "max_epochs": 1},
+        **{"learning_rate": 1e-3, "min_slices": 3, "jitter": 4},
+    },
+}
 
 
 def write_tiny_data(folder: Path, *, counts=(16, 8, 7), seed=0) -> Path:
@@ -61,18 +71,30 @@ def tiny_data(tmp_path_factory) -> Path:
     return write_tiny_data(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def tiny_scans(tmp_path_factory) -> Path:
+    """The datalist of a few small made CT scans; its folder is their dataset_dir."""
+    return make_ctpa_phantom(tmp_path_factory.mktemp("scans"), seed=2, patients=8, shape=(30, 64, 64))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_data, tiny_scans) -> dict[str, Path]:
+    """The datalist of each bundle's tiny data."""
+    return {"covid_ttl": tiny_data, "ctpa_ttl": tiny_scans}
+
+
 @pytest.fixture
-def make_workflow(tiny_data, tmp_path):
-    """Build and initialise a workflow of `covid_ttl` on the tiny images, everything written below tmp_path."""
+def make_workflow(tiny, tmp_path):
+    """Build and initialise a bundle's workflow on its tiny data, everything written below tmp_path."""
 
     def make(*names: str, workflow_type="train", bundle="covid_ttl", **overrides) -> ConfigWorkflow:
         settings = {
-            "dataset_dir": str(tiny_data.parent),
-            "datalist": str(tiny_data),
+            "dataset_dir": str(tiny[bundle].parent),
+            "datalist": str(tiny[bundle]),
             "cache_dir": str(tmp_path / "cache"),
             "output_dir": str(tmp_path / "run"),
         }
-        settings |= TINY if "evaluate.json" not in names else {"batch_size": 8}
+        settings |= TINY_OF[bundle] if not {"evaluate.json", "inference.json"} & {*names} else {"batch_size": 8}
         settings |= overrides
         files = [str(BUNDLES / bundle / "configs" / name) for name in names]
         workflow = ConfigWorkflow(
@@ -88,9 +110,11 @@ def make_workflow(tiny_data, tmp_path):
 
 
 @pytest.fixture
-def trained(make_workflow, tmp_path) -> Path:
-    """The folder of a finished tiny training of a cut network."""
-    workflow = make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": "blocks.1"})
+def trained(make_workflow, tmp_path, request) -> Path:
+    """The folder of a finished tiny training of a cut network; a parameter names another bundle than the first."""
+    bundle = getattr(request, "param", "covid_ttl")
+    cut = {"covid_ttl": "blocks.1", "ctpa_ttl": "layer1"}[bundle]
+    workflow = make_workflow("train.json", "strategy_ttl.json", bundle=bundle, **{"cuts#ttl": cut})
     workflow.run()
     workflow.finalize()
     return tmp_path / "run"

@@ -17,18 +17,24 @@ def history(folder):
 
 
 @pytest.mark.parametrize(
-    ("overlays", "knob"),
+    ("bundle", "strategy", "knob"),
     [
-        ([], {}),
-        (["strategy_htl.json"], {"freeze_up_to": "all"}),
-        (["strategy_lwft.json"], {"freeze_up_to": "blocks.1"}),
-        (["strategy_tf.json"], {"slim_after": "blocks.3"}),
-        (["strategy_ttl.json"], {"truncate_at": "blocks.3"}),
+        ("covid_ttl", None, {}),
+        ("covid_ttl", "htl", {"freeze_up_to": "all"}),
+        ("covid_ttl", "lwft", {"freeze_up_to": "blocks.1"}),
+        ("covid_ttl", "tf", {"slim_after": "blocks.3"}),
+        ("covid_ttl", "ttl", {"truncate_at": "blocks.3"}),
+        ("ctpa_ttl", None, {}),
+        ("ctpa_ttl", "htl", {"freeze_up_to": "all"}),
+        ("ctpa_ttl", "lwft", {"freeze_up_to": "layer1"}),
+        ("ctpa_ttl", "tf", {"slim_after": "layer2"}),
+        ("ctpa_ttl", "ttl", {"truncate_at": "layer2"}),
     ],
-    ids=["ftl", "htl", "lwft", "tf", "ttl"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_every_strategy_trains_an_epoch(make_workflow, tmp_path, overlays, knob):
-    workflow = make_workflow("train.json", *overlays)
+def test_every_strategy_trains_an_epoch(make_workflow, tmp_path, bundle, strategy, knob):
+    overlays = [] if strategy is None else [f"strategy_{strategy}.json"]
+    workflow = make_workflow("train.json", *overlays, bundle=bundle)
     assert workflow.check_properties() == []
     start = {k: v.clone() for k, v in workflow.parser.get_parsed_content("network_def").state_dict().items()}
     workflow.run()
@@ -38,8 +44,9 @@ def test_every_strategy_trains_an_epoch(make_workflow, tmp_path, overlays, knob)
     assert math.isfinite(run["history"][0]["train_loss"])
     assert {**model["network_def"], **knob} == model["network_def"]
     assert model["network_def"]["num_classes"] == 2
-    assert [each["_target_"] for each in model["preprocessing"]["transforms"]][-1] == "Resized"
-    assert model["preprocessing"]["transforms"][-1]["spatial_size"] == [32, 32]
+    resize = model["preprocessing"]["transforms"][-1]
+    assert resize["_target_"] == "Resized"
+    assert resize["spatial_size"] == {"covid_ttl": [32, 32], "ctpa_ttl": [36, 36, -1]}[bundle]
     assert (tmp_path / "run/curves.png").exists()
     state = torch.load(tmp_path / "run/model.pt", weights_only=True)
     moved = {name for name in state if not torch.equal(state[name], start[name])}

@@ -17,7 +17,6 @@ _ARTERY_HU, _EMBOLUS_HU, _NODE_HU = (300, 500), (30, 80), (20, 80)
 _NOISE_HU = (10, 30)
 _MIN_POSITIVE_SLICES = 4  # a positive window of the PENet protocol has as many
 _MIN_VOXELS = 2  # of an embolus in a slice that counts as positive
-_SMALLEST_WITH_EMBOLUS_MM = 4.5
 
 # In mm from the middle, along left, posterior and superior (LPS).
 _TRUNK, _FORK = (8, -38, -28), (0, -12, 0)
@@ -64,6 +63,7 @@ def draw_ct(
     number: int = 0,
     shape: tuple[int, int, int] = (48, 96, 96),
     clots: tuple[int, int] = (3, 5),
+    smallest_mm: float = 4.5,
 ) -> CtScan:
     """Draw one scan of a patient.
 
@@ -77,17 +77,20 @@ def draw_ct(
         number: of the scan among those of the patient; decides position, contrast, noise and places of the emboli.
         shape: slices, rows and columns; the field of view stays.
         clots: fewest and most of them in a positive scan; there are more where too few slices would show one.
+        smallest_mm: radius of the smallest arteries with clots, at most 8.
 
     Returns:
         The scan with its masks.
 
     Raises:
-        ValueError: a shape too coarse for arteries to show, or numbers of clots that are none.
+        ValueError: a shape too coarse for arteries to show, or clots that are out of range.
     """
     if shape[0] < 24 or min(shape[1:]) < 64:
         raise ValueError(f"shape must be at least 24 x 64 x 64 voxels for arteries to show, got {shape}")
     if not 1 <= clots[0] <= clots[1]:
         raise ValueError(f"clots must be the fewest and the most, each at least 1, got {clots}")
+    if not 0 <= smallest_mm <= 8:
+        raise ValueError(f"smallest_mm must be from 0 to 8, the radius of arteries that all have, got {smallest_mm}")
     rng = np.random.default_rng(seed)
     scan_rng, clot_rng = (np.random.default_rng((*np.atleast_1d(seed), number, part)) for part in range(2))
     canvas = _Canvas(shape, shift=scan_rng.uniform(-6, 6, 3), scale=rng.uniform(0.92, 1.06))
@@ -101,7 +104,10 @@ def draw_ct(
         beside = tube.start + (tube.radius + 5) * _unit(rng.standard_normal(3))
         node = canvas.mask([_Tube(beside, beside + rng.uniform(2, 8, 3), rng.uniform(3, 5), 3)])
         canvas.paint(node * (1 - arteries), rng.uniform(*_NODE_HU))
-    emboli = _draw_emboli(canvas, tree, arteries, clot_rng, clots) if positive else np.zeros(shape, dtype=np.float32)
+    emboli = np.zeros(shape, dtype=np.float32)
+    if positive:
+        wide = [tube for tube in tree[1:] if tube.end_radius >= smallest_mm]
+        emboli = _draw_emboli(canvas, wide, arteries, clot_rng, clots)
     canvas.paint(emboli, clot_rng.uniform(*_EMBOLUS_HU))
     noise = gaussian_filter(scan_rng.standard_normal(shape, dtype=np.float32), 0.6)
     canvas.hu += noise * np.float32(scan_rng.uniform(*_NOISE_HU) / noise.std())
@@ -229,10 +235,9 @@ def _branches(parent: _Tube, side: float, rng: np.random.Generator, *, generatio
 
 
 def _draw_emboli(
-    canvas: _Canvas, tree: list[_Tube], arteries: np.ndarray, rng: np.random.Generator, clots: tuple[int, int]
+    canvas: _Canvas, wide: list[_Tube], arteries: np.ndarray, rng: np.random.Generator, clots: tuple[int, int]
 ) -> np.ndarray:
-    """Clots along arteries that are wide enough, until enough slices show one; how much of each voxel they cover."""
-    wide = [tube for tube in tree[1:] if tube.end_radius >= _SMALLEST_WITH_EMBOLUS_MM]
+    """Clots along some of these arteries, until enough slices show one; how much of each voxel they cover."""
     emboli = np.zeros_like(arteries)
     wanted = int(rng.integers(clots[0], clots[1] + 1))
     number = 0

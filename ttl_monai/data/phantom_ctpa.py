@@ -29,7 +29,8 @@ EDITION = 2
 CLASS_NAMES = ["negative", "positive"]
 DEMO_PATIENTS = 60
 SHAPE = (48, 96, 96)
-CLOTS = (9, 12)  # large ones, so that a small network learns them from few scans
+# Large ones, so that a small network learns from few scans what they are.
+CLOTS, SMALLEST_MM = (6, 8), 6.5
 _FORMATS = ("DICOM", "NIfTI")
 _README = """Made CT pulmonary angiographies, not of real people
 ====================================================
@@ -70,6 +71,7 @@ def draw_ctpa_phantom(
     patients: int = DEMO_PATIENTS,
     shape: tuple[int, int, int] = SHAPE,
     clots: tuple[int, int] = CLOTS,
+    smallest_mm: float = SMALLEST_MM,
 ) -> Iterator[CtExam]:
     """Draw the scans of a phantom, two a patient, one of each class, in no telling order.
 
@@ -80,6 +82,7 @@ def draw_ctpa_phantom(
         patients: number of patients.
         shape: slices, rows and columns.
         clots: fewest and most clots of a positive scan.
+        smallest_mm: radius of the smallest arteries with clots.
 
     Yields:
         One scan after the other.
@@ -91,7 +94,9 @@ def draw_ctpa_phantom(
         raise ValueError(f"expected patients >= 1, got {patients}")
     for index in range(patients):
         for number, label in enumerate(np.random.default_rng((seed, index, 7)).permutation(2)):
-            scan = draw_ct((seed, index), positive=bool(label), number=number, shape=shape, clots=clots)
+            scan = draw_ct(
+                (seed, index), positive=bool(label), number=number, shape=shape, clots=clots, smallest_mm=smallest_mm
+            )
             yield CtExam(f"P{index + 1:04}", number, int(label), _FORMATS[index % len(_FORMATS)], scan)
 
 
@@ -102,6 +107,7 @@ def make_ctpa_phantom(
     patients: int = DEMO_PATIENTS,
     shape: tuple[int, int, int] = SHAPE,
     clots: tuple[int, int] = CLOTS,
+    smallest_mm: float = SMALLEST_MM,
 ) -> Path:
     """Write a phantom: images/, labels.csv, datalist.json (split by patient, 64/16/20) and README.txt.
 
@@ -114,6 +120,7 @@ def make_ctpa_phantom(
         patients: number of patients, at least 3.
         shape: slices, rows and columns.
         clots: fewest and most clots of a positive scan.
+        smallest_mm: radius of the smallest arteries with clots.
 
     Returns:
         The path of datalist.json.
@@ -126,7 +133,7 @@ def make_ctpa_phantom(
         raise ValueError(f"expected patients >= {len(SECTIONS)}, one for each of {', '.join(SECTIONS)}, got {patients}")
     records: list[Record] = []
     slices: dict[str, list[int]] = {}
-    for exam in draw_ctpa_phantom(seed=seed, patients=patients, shape=shape, clots=clots):
+    for exam in draw_ctpa_phantom(seed=seed, patients=patients, shape=shape, clots=clots, smallest_mm=smallest_mm):
         name = f"images/{exam.patient}_{exam.number}" + (".nii.gz" if exam.format == "NIfTI" else "")
         if exam.format == "NIfTI":
             (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -147,7 +154,7 @@ def make_ctpa_phantom(
         "name": "phantom_ctpa",
         "source": "drawn by ttl_monai from shapes and noise; no real patients",
         "licence": "CC0-1.0",
-        "made_by": _made_by(seed, patients, shape, clots),
+        "made_by": _made_by(seed, patients, shape, clots, smallest_mm),
     }
     table = Table("binary", CLASS_NAMES, records)
     (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
@@ -175,9 +182,9 @@ def demo_ctpa_phantom(folder: str | Path) -> Path:
     folder = Path(folder).absolute()
     made = ensure_demo(
         folder,
-        made_by=_made_by(0, DEMO_PATIENTS, SHAPE, CLOTS),
+        made_by=_made_by(0, DEMO_PATIENTS, SHAPE, CLOTS, SMALLEST_MM),
         title=_README.split("\n")[0],
-        make=lambda place: make_ctpa_phantom(place, seed=0, patients=DEMO_PATIENTS, shape=SHAPE, clots=CLOTS),
+        make=lambda place: make_ctpa_phantom(place, seed=0, patients=DEMO_PATIENTS, shape=SHAPE),
     )
     logger.info(
         "%s the demo's data in %s: drawn CT scans of %d patients who do not exist. "
@@ -189,10 +196,10 @@ def demo_ctpa_phantom(folder: str | Path) -> Path:
     return folder / "datalist.json"
 
 
-def _made_by(seed: int, patients: int, shape: tuple[int, int, int], clots: tuple[int, int]) -> str:
+def _made_by(seed: int, patients: int, shape: tuple[int, int, int], clots: tuple[int, int], smallest_mm: float) -> str:
     return (
         f"ttl_monai.data.make_ctpa_phantom(seed={seed}, patients={patients}, shape={tuple(shape)}, "
-        f"clots={tuple(clots)}), edition {EDITION}"
+        f"clots={tuple(clots)}, smallest_mm={smallest_mm}), edition {EDITION}"
     )
 
 

@@ -173,7 +173,7 @@ class RandomWindowDataset(Randomizable, Dataset):
                 "expected positive_fraction in [0, 1], jitter >= 0 and windows_per_series >= 1, got "
                 f"{positive_fraction}, {jitter}, {windows_per_series}"
             )
-        self.data = [item for item in data if not item["label"] or item.get("slices")]
+        self.data: list[Any] = [item for item in data if not item["label"] or item.get("slices")]
         self.positive = [item for item in self.data if len(item.get("slices", ())) >= min_slices]
         if not self.data or (positive_fraction > 0 and not self.positive):
             raise ValueError(

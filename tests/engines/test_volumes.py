@@ -1,0 +1,76 @@
+"""Volumes found in a tree, and the windows of a run's data set."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import LoadImaged
+
+from ttl_monai.data import VolumeCache, VolumeReader, WindowDataset, make_ctpa_phantom
+from ttl_monai.engines import find_volumes
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Made scans, one of them without its middle slice, one NIfTI that holds no HU, and a file of something else."""
+    folder = tmp_path_factory.mktemp("tree")
+    make_ctpa_phantom(folder, seed=1, patients=3, shape=(24, 64, 64))
+    (folder / "images/P0001_0/012.dcm").unlink()
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.int16), np.eye(4)), folder / "mask.nii.gz")
+    return folder
+
+
+def test_a_tree_gives_its_volumes_and_the_refusals(tree):
+    found = find_volumes(str(tree), "", file_names=True)
+    names = [f"images/P{n:04}_{k}" + (".nii.gz" if n == 2 else "") for n in (1, 2, 3) for k in (0, 1)]
+    assert sorted(each["image_id"] for each in found.items) == sorted({*names, "mask.nii.gz"} - {names[0]})
+    (refused,) = found.refused
+    assert refused["image_id"] == names[0]
+    assert any(each["outcome"] == "refused" and "missing" in each["detail"] for each in refused["report"]["checks"])
+    assert "P0001" not in str(refused["report"])
+
+
+def test_ids_without_names_are_hashes(tree):
+    found, again = (find_volumes(str(tree), "") for _ in range(2))
+    ids = [each["image_id"] for each in found.items + found.refused]
+    assert len(set(ids)) == 7
+    assert not any("P00" in each for each in ids)
+    assert ids == [each["image_id"] for each in again.items + again.refused]
+
+
+@pytest.mark.parametrize("name", ["images/P0003_1", "images/P0002_0.nii.gz"])
+def test_one_series_or_one_file(tree, name):
+    found = find_volumes(str(tree / name), "")
+    assert (len(found.items), found.refused) == (1, [])
+
+
+def test_two_copies_of_a_file_have_different_ids(tree, tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        shutil.copy(tree / "images/P0002_0.nii.gz", tmp_path / name)
+    first, second = (each["image_id"] for each in find_volumes(str(tmp_path), "").items)
+    assert second == f"{first}#2"
+
+
+def test_what_the_reader_refuses_is_skipped_on_request(tree):
+    def cache():
+        return VolumeCache([LoadImaged("image", reader=VolumeReader("CT"), ensure_channel_first=True)])
+
+    items = find_volumes(str(tree), "", file_names=True).items
+    windows = WindowDataset(items, cache(), size=12, on_refusal="skip")
+    assert len(windows.series) == 5
+    assert len(windows) == 10
+    (refused,) = windows.refused
+    assert refused["image_id"] == "mask.nii.gz"
+    assert "no air" in str(refused["report"]["checks"])
+    with pytest.raises(RuntimeError):
+        WindowDataset(items, cache(), size=12)
+    with pytest.raises(ValueError, match="on_refusal must be 'raise' or 'skip', got 'ignore'"):
+        WindowDataset(items, cache(), on_refusal="ignore")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nothing", "does not exist"), ("", "no CT series and no NIfTI file")])
+def test_a_folder_without_volumes_is_an_error(tmp_path, name, reason):
+    (tmp_path / "note.txt").write_text("x")
+    with pytest.raises(ValueError, match=reason):
+        find_volumes(str(tmp_path / name), "")

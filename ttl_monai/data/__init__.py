@@ -1,4 +1,4 @@
-"""Data: datalists split by patient, readers of x-rays, volumes and masks, transforms, caches, made data of the demos."""
+"""Data: datalists split by patient, readers of x-rays, volumes and masks, transforms, caches, made data of demos."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

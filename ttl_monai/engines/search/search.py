@@ -213,7 +213,7 @@ class TruncationSearch:
         """Write search.json, its table and its picture, of all methods that have run in this folder."""
         record = self.folder / "search.json"
         before = json.loads(record.read_text()) if record.is_file() else {}
-        asked = [space.seed, self.rule, self.quorum, [each["point"] for each in space.candidates]]
+        asked = [space.seed, self.rule, round(self.quorum, 4), [each["point"] for each in space.candidates]]
         identity = [space.identity, *space.manifests, hashlib.sha256(json.dumps(asked).encode()).hexdigest()]
         if before and before.get("identity") != identity:
             aside = record.with_name(f"search-{hashlib.sha256(record.read_bytes()).hexdigest()[:8]}.json")

@@ -142,6 +142,15 @@ def test_the_paper_s_backbone_brings_its_own_cuts(make_workflow, strategy, knob)
     assert trainable == {"lwft": 23_512_130 - 9_536, "tf": 12_947_522, "ttl": 8_545_346}[strategy]
 
 
+def test_the_paper_s_network_for_ct_is_cut_where_the_paper_cuts_it(make_workflow):
+    overlays = ("backbone_resnext3d101.json", "strategy_ttl.json")
+    workflow = make_workflow("train.json", *overlays, bundle="ctpa_ttl", **{"network_def#weights": "none"})
+    network = workflow.parser.get_parsed_content("network_def")
+    # PAPER: 31,206,848 up to layer3.22; and the head's 1024 * 2 + 2
+    assert sum(each.numel() for each in network.parameters()) == 31_206_848 + 2050
+    assert network.use_checkpoint
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from .conftest import BUNDLES, TINY
+from .conftest import BUNDLES, TINY_OF
 
 pytestmark = pytest.mark.distributed
 
@@ -51,11 +51,22 @@ def torchrun(folder, configs, overrides, out="-"):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow, trained, tiny_data, tmp_path):
-    data = {"dataset_dir": str(tiny_data.parent), "datalist": str(tiny_data), "cache_dir": str(tmp_path / "cache")}
+@pytest.mark.parametrize(
+    ("trained", "cut", "images"),
+    [("covid_ttl", "blocks.1", 7), pytest.param("ctpa_ttl", "layer1", 4, marks=pytest.mark.slow)],
+    indirect=["trained"],
+)
+def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow, trained, tiny, tmp_path, cut, images):
+    """An odd number of images gives the ranks different shares; of series, they get windows of the same ones."""
+    bundle = "ctpa_ttl" if cut == "layer1" else "covid_ttl"
+    data = {
+        "dataset_dir": str(tiny[bundle].parent),
+        "datalist": str(tiny[bundle]),
+        "cache_dir": str(tmp_path / "cache"),
+    }
 
     def configs(*names):
-        return [str(BUNDLES / "covid_ttl/configs" / name) for name in names]
+        return [str(BUNDLES / bundle / "configs" / name) for name in names]
 
     torchrun(
         tmp_path,
@@ -63,8 +74,8 @@ def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow
         # a patience of 0 lets the rate fall within the test: it must do so on both ranks
         {
             **data,
-            **TINY,
-            "cuts#ttl": "blocks.1",
+            **TINY_OF[bundle],
+            "cuts#ttl": cut,
             "max_epochs": 3,
             "batch_size": 4,
             "patience": 0,
@@ -80,9 +91,9 @@ def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow
     saved = torch.load(tmp_path / "ddp/model.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in saved)
 
-    make_workflow("train.json", "evaluate.json", output_dir=..., run_dir=str(trained)).run()
+    make_workflow("train.json", "evaluate.json", bundle=bundle, output_dir=..., run_dir=str(trained)).run()
     one = json.loads((trained / "test/metrics.json").read_text())
-    assert one["n"] == 7, "an odd number, so that the ranks get different shares"
+    assert one["n"] == images
     single = list(csv.DictReader((trained / "test/predictions.csv").open()))
     shutil.rmtree(trained / "test")
     torchrun(

@@ -194,6 +194,25 @@ def test_cached_features_train_the_same_network(make_workflow, tmp_path, strateg
         torch.testing.assert_close(states[0][key], states[1][key], atol=2e-3, rtol=2e-3, msg=key)
 
 
+def test_cached_features_of_windows_are_told_apart(make_workflow, tmp_path):
+    """Each window has its own features, though windows of one series share its id: the validation stays the same."""
+    histories = []
+    for cached in (False, True):
+        folder = tmp_path / f"run{cached}"
+        # a rate that moves nothing: only the features could make a difference
+        make_workflow(
+            "train.json",
+            "strategy_htl.json",
+            bundle="ctpa_ttl",
+            output_dir=str(folder),
+            cache_features=cached,
+            learning_rate=1e-8,
+            min_learning_rate=1e-9,
+        ).run()
+        histories.append({k: v for k, v in history(folder)[0].items() if k.startswith("val_")})
+    assert histories[0] == pytest.approx(histories[1], abs=1e-6)
+
+
 def test_cached_features_need_a_frozen_part(make_workflow):
     with refused("nothing is frozen|no frozen part"):
         make_workflow("train.json", cache_features=True).run()

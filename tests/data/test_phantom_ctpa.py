@@ -197,3 +197,23 @@ def test_nifti_states_its_orientation_and_unit(small):
     path = next(small.rglob("*.nii.gz"))
     header = nib.load(path).header
     assert (int(header["sform_code"]), int(header["qform_code"]), header.get_xyzt_units()[0]) == (1, 1, "mm")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"clots": (0, 3)}, r"clots must be the fewest and the most, each at least 1, got \(0, 3\)"),
+        ({"clots": (4, 3)}, r"got \(4, 3\)"),
+        ({"smallest_mm": 9}, "smallest_mm must be from 0 to 8"),
+    ],
+)
+def test_clots_that_cannot_be_drawn_are_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        draw_ct(0, positive=True, **options)
+
+
+def test_more_and_larger_clots_fill_more_of_the_arteries():
+    few, many = ([draw_ct(s, positive=True, clots=c) for s in range(4)] for c in ((1, 1), (9, 9)))
+    assert all(a.emboli.sum() < b.emboli.sum() for a, b in zip(few, many, strict=True))
+    small, large = ([draw_ct(s, positive=True, smallest_mm=mm) for s in range(4)] for mm in (4.5, 8))
+    assert sum(each.emboli.sum() for each in small) < sum(each.emboli.sum() for each in large)

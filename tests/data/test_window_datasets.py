@@ -193,6 +193,14 @@ def test_fixed_windows_for_training_have_their_own_labels(items, cache):
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(fixed, every, strict=True))
 
 
+def test_preparing_volumes_draws_no_random_number(items, tmp_path):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    VolumeCache(transforms(), tmp_path).prepare(items[:1])
+    assert torch.rand(1) == expected
+
+
 def test_a_cache_without_a_folder_goes_with_the_object(items):
     cache = VolumeCache(transforms())
     folder = cache.cache_dir

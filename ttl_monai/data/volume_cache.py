@@ -94,7 +94,11 @@ class VolumeCache:
 
     def prepare(self, items: Sequence[Mapping[str, Any]], *, workers: int = 0) -> list[int]:
         """Prepare what is not there yet, in so many processes; the number of slices of each volume."""
-        return [int(length) for length in DataLoader(_Lengths(self, items), batch_size=None, num_workers=workers)]
+        # A generator of its own: the loader would take a random number from the training's.
+        loader: DataLoader[int] = DataLoader(
+            _Lengths(self, items), batch_size=None, num_workers=workers, generator=torch.Generator()
+        )
+        return [int(length) for length in loader]
 
     def _load(self, entry: Path) -> CachedVolume | None:
         """Open an entry; None when there is none, or none that is whole."""

@@ -101,7 +101,7 @@ class LoadPaird(_PairTransform):
             mask = Path(loaded[mask_key])
             where = name_pair(path, mask)
             if axis != FLAT:
-                check_geometry(*(nib.load(each).shape for each in (path, mask)), where)
+                check_geometry(_shape_of(path), _shape_of(mask), where)
             values = whole_numbers(read_slice(mask, axis, number), where) if axis != FLAT else read_mask(mask, path)
             affines = [_affine_of(each) for each in (path, mask)]
             check_geometry(image.shape[1:], values.shape, where, *affines)
@@ -156,6 +156,10 @@ class CheckPaird(_PairTransform):
 def _affine_of(path: Path) -> np.ndarray | None:
     """None where the format has none."""
     return np.asarray(getattr(nib.load(path), "affine", None)) if format_of(path) == "nifti" else None
+
+
+def _shape_of(path: Path) -> tuple[int, ...]:
+    return tuple(getattr(nib.load(path), "shape", ()))
 
 
 def _file_of(value: Any) -> str:

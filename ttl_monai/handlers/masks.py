@@ -95,7 +95,7 @@ class MaskScores:
 
     def _end(self, engine: Engine) -> None:
         for _, name, panel in self._worst:
-            plot_masks([panel], self.class_names[1:], self.output_dir / "masks" / f"{name}.png")
+            plot_masks([panel], self.class_names[1:], self.output_dir / "masks" / f"{name}_mask.png")
         rows = gather_rows(self._rows)
         if idist.get_rank() != 0:
             return
@@ -182,7 +182,7 @@ class MaskWriter:
         }
         aspect = 1.0 if spacing is None else spacing[0] / spacing[1]
         panels = [self._panel(number, aspect) for number in _shown(classes)]
-        plot_masks(panels, self.class_names[1:], self.output_dir / f"{name}.png")
+        plot_masks(panels, self.class_names[1:], self.output_dir / f"{name}_mask.png")
         self._slices = []
 
     def _panel(self, number: int, aspect: float) -> MaskPanel:

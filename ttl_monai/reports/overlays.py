@@ -84,7 +84,7 @@ def _draw(axes: Axes, panel: MaskPanel) -> None:
     for index, mask in enumerate(panel.found):
         if mask.any():
             layer = np.zeros((*mask.shape, 4))
-            layer[mask] = (*to_rgb(_colour(index)), 0.3)
+            layer[mask] = (*to_rgb(_colour(index)), 0.2)
             axes.imshow(layer, aspect=panel.aspect, interpolation="nearest")
             _outline(axes, mask, _colour(index), "solid")
     for index, mask in enumerate([] if panel.drawn is None else panel.drawn):

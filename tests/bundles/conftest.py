@@ -13,6 +13,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from ttl_monai.data import make_phantom
 from ttl_monai.engines.workflow import told_cause
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -61,14 +62,32 @@ def tiny_data(tmp_path_factory) -> Path:
     return write_tiny_data(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture
-def make_workflow(tiny_data, tmp_path):
-    """Build and initialise a workflow of `covid_ttl` on the tiny images, everything written below tmp_path."""
+@pytest.fixture(scope="session")
+def tiny_masks(tmp_path_factory) -> Path:
+    """The datalist of a few x-rays, PNG and DICOM, with masks of the lungs."""
+    return make_phantom(tmp_path_factory.mktemp("masks"), patients=6, size=(96, 112), masks=True)
 
-    def make(*names: str, workflow_type="train", bundle="covid_ttl", **overrides) -> ConfigWorkflow:
+
+@pytest.fixture
+def bundle() -> str:
+    """The bundle that `make_workflow` and `trained` take; a module may have another."""
+    return "covid_ttl"
+
+
+@pytest.fixture
+def datalist(bundle, request) -> Path:
+    """The tiny data of the bundle."""
+    return request.getfixturevalue("tiny_masks" if bundle == "unet_ttl" else "tiny_data")
+
+
+@pytest.fixture
+def make_workflow(bundle, datalist, tmp_path):
+    """Build and initialise a workflow of the bundle on its tiny images, everything written below tmp_path."""
+
+    def make(*names: str, workflow_type="train", bundle=bundle, **overrides) -> ConfigWorkflow:
         settings = {
-            "dataset_dir": str(tiny_data.parent),
-            "datalist": str(tiny_data),
+            "dataset_dir": str(datalist.parent),
+            "datalist": str(datalist),
             "cache_dir": str(tmp_path / "cache"),
             "output_dir": str(tmp_path / "run"),
         }

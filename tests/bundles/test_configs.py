@@ -20,7 +20,7 @@ ENTRIES = {"train.json", "inference.json", "search.json"}
 # Ids that an overlay adds to what train.json has.
 NEW = {
     "svcca.json": {"svcca"},
-    "evaluate.json": {"run_dir", "section", "trained", "spec"},
+    "evaluate.json": {"run_dir", "section", "trained", "spec", "preprocessing"},
     "multi_gpu_train.json": {
         "use_cuda",
         "train#sampler",
@@ -32,7 +32,11 @@ NEW = {
     "multi_gpu_evaluate.json": {"use_cuda", "validate#sampler", "validate#dataloader#sampler", "finalize"},
 }
 STRATEGIES = [f"strategy_{name}.json" for name in ("htl", "lwft", "tf", "ttl")]
-OVERLAYS = [*STRATEGIES, "backbone_resnet50.json"]
+
+
+def overlays_of(bundle):
+    """Strategies and backbones."""
+    return [*STRATEGIES, *(path.name for path in (BUNDLES / bundle / "configs").glob("backbone_*.json"))]
 
 
 def read(bundle, name):
@@ -57,10 +61,11 @@ class TestFiles:
                 "multi_gpu_evaluate.json",
                 "svcca.json",
                 *ENTRIES,
-                *OVERLAYS,
+                *STRATEGIES,
             )
         }
         assert needed <= files
+        assert len(overlays_of(bundle)) > len(STRATEGIES)
 
     def test_overlays_patch_only_what_train_json_has(self, bundle):
         known = set(_ids(read(bundle, "train.json")))
@@ -74,11 +79,11 @@ class TestFiles:
         def keys(name):
             return {key.lstrip("+") for key in read(bundle, name)} - {"_desc_"}
 
-        for a, b in itertools.product(OVERLAYS, ("multi_gpu_train.json", "evaluate.json")):
+        for a, b in itertools.product(overlays_of(bundle), ("multi_gpu_train.json", "evaluate.json")):
             assert keys(a) & keys(b) == set()
 
     def test_strategy_files_are_equal_in_all_bundles(self, bundle):
-        for name in (*[each for each in OVERLAYS if each.startswith("strategy")], "multi_gpu_train.json"):
+        for name in (*STRATEGIES, "multi_gpu_train.json"):
             first = BUNDLES / NAMES[0] / "configs" / name
             assert (BUNDLES / bundle / "configs" / name).read_bytes() == first.read_bytes()
 
@@ -113,7 +118,7 @@ class TestFiles:
 
 @pytest.mark.parametrize(
     "overlays",
-    [[], *([name] for name in OVERLAYS if name.startswith("strategy"))],
+    [[], *([name] for name in STRATEGIES)],
     ids=lambda names: "-".join(names) or "ftl",
 )
 def test_every_combination_has_monais_properties(make_workflow, overlays):

@@ -11,32 +11,40 @@ from ttl_monai.engines import build_network
 
 from .conftest import BUNDLES
 
-CONFIGS = BUNDLES / "covid_ttl" / "configs"
+
+@pytest.fixture(params=["covid_ttl", "unet_ttl"])
+def bundle(request):
+    return request.param
 
 
 @pytest.fixture
-def arguments(trained):
+def declared(bundle):
+    return json.loads((BUNDLES / bundle / "configs/metadata.json").read_text())["network_data_format"]
+
+
+@pytest.fixture
+def arguments(bundle, trained):
     return {
         "net_id": "network_def",
-        "meta_file": str(CONFIGS / "metadata.json"),
-        "config_file": str(CONFIGS / "inference.json"),
+        "meta_file": str(BUNDLES / bundle / "configs/metadata.json"),
+        "config_file": str(BUNDLES / bundle / "configs/inference.json"),
         "run_dir": str(trained),
     }
 
 
 @pytest.fixture
-def expected(trained):
-    image = torch.rand(3, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+def expected(trained, declared):
+    size = declared["inputs"]["image"]["spatial_shape"]
+    image = torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return image, build_network(trained)(image)
 
 
-def test_network_takes_and_gives_what_the_metadata_says(arguments, expected):
+def test_network_takes_and_gives_what_the_metadata_says(arguments, expected, declared):
     verify_net_in_out(**arguments, device="cpu")
-    declared = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]
-    image, output = expected
-    assert list(image.shape[2:]) == declared["inputs"]["image"]["spatial_shape"]
+    _, output = expected
     assert output.shape[1] == declared["outputs"]["pred"]["num_channels"]
+    assert list(output.shape[2:]) == declared["outputs"]["pred"]["spatial_shape"]
 
 
 def test_torchscript_export_equals_eager(arguments, expected, trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -86,7 +87,7 @@ def test_a_training_learns_the_lungs(make_workflow, tmp_path):
     assert max(row["val_dice"] for row in history) > 0.7
 
 
-def test_evaluation_scores_the_pixels_of_the_files(make_workflow, trained, datalist, tmp_path):
+def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, trained, datalist, tmp_path):
     """The table's scores are those of the masks that a prediction of the same files writes."""
     workflow = make_workflow(
         "train.json", "evaluate.json", output_dir=..., run_dir=str(trained), **{"network_def#weights": ...}
@@ -95,16 +96,13 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, trained, datal
     metrics = json.loads((trained / "test/metrics.json").read_text())
     rows = list(csv.DictReader((trained / "test/masks.csv").open()))
     items = json.loads(datalist.read_text())["test"]
-    assert metrics["n"] == len(rows) == len(items) > 1
+    assert metrics["n"] == len(rows) == len(items) > 0
     assert metrics["test_dice"] == pytest.approx(np.mean([float(row["dice_lung"]) for row in rows]), abs=1e-5)
     assert metrics["test_hausdorff95"] is None or metrics["test_hausdorff95"] > 0
-    make_workflow(
-        "inference.json",
-        workflow_type="infer",
-        dataset_dir=str(datalist.parent / "images"),
-        run_dir=str(trained),
-        **QUIET | {"file_names": True, "output_dir": str(tmp_path / "out/images")},
-    ).run()
+    (tmp_path / "in").mkdir()
+    for item in items:
+        shutil.copy(datalist.parent / item["image"], tmp_path / "in")
+    predict(tmp_path / "in", output_dir=str(tmp_path / "out/images"))
     for row, item in zip(rows, items, strict=True):
         image = datalist.parent / item["image"]
         drawn = read_mask(datalist.parent / item["label"], image)
@@ -232,7 +230,6 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, tmp_path):
         sections[name] = [{"image": f"{name}.nii.gz", "label": f"{name}_mask.nii.gz", "patient": name}]
     header = {"name": "v", "task": "segmentation", "class_names": ["background", "block"], "seed": 0, "repeat": 0}
     header |= {"source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests"}
-    header["counts"] = {name: {"background": 1, "block": 1} for name in sections}
     (tmp_path / "list.json").write_text(json.dumps({**header, **sections}))
     own = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "list.json"), "mask_values": [0, 4]}
     with refused("expected a 2D image, got a volume; say by --axis"):

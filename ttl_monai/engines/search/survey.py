@@ -202,6 +202,6 @@ def _sizes(size: int | Sequence[int], spatial: int) -> tuple[int, ...]:
 
 def _build(definition: dict[str, Any]) -> nn.Module:
     """A network for its size alone; it would say for each candidate that its weights are random."""
-    with quiet("ttl_monai.networks.classifier"):
+    with quiet("ttl_monai.networks"):
         network: nn.Module = ConfigParser({"network": definition}).get_parsed_content("network")
     return network.eval()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ttl_monai.data import XrayReader
 from ttl_monai.data.masks import read_mask
+from ttl_monai.engines.compare_runs import compare_runs
 
 from .conftest import refused
 
@@ -253,3 +254,14 @@ def test_a_mask_of_other_size_is_named(make_workflow, datalist, tmp_path):
     (tmp_path / "own.json").write_text(json.dumps(content))
     with refused(r"small.png: the image has the shape .*, the mask \(8, 8\)"):
         make_workflow("train.json", datalist=str(tmp_path / "own.json")).run()
+
+
+def test_features_are_compared_while_and_after_it_trains(make_workflow, datalist, tmp_path):
+    own = {"svcca#images": 3, "svcca#points": ["blocks.0", "blocks.1"], "network_def#truncate_at": "blocks.1"}
+    make_workflow("train.json", "svcca.json", **own).run()
+    rows = list(csv.DictReader((tmp_path / "run/svcca.csv").open()))
+    assert [row["point"] for row in rows] == ["blocks.0.0", "blocks.1.1"]  # the last blocks of the stages
+    assert all(0 < float(row["mean"]) < 1 for row in rows)
+    run = tmp_path / "run"
+    same = compare_runs(run, run, points=["blocks.1"], images=3)
+    assert same["points"][0]["mean"] == pytest.approx(1, abs=1e-4)

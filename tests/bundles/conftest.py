@@ -13,15 +13,17 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from ttl_monai.data import make_ctpa_phantom
+from ttl_monai.data import make_ctpa_phantom, make_phantom
 from ttl_monai.engines.workflow import told_cause
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+TINY_DATA = {"covid_ttl": "tiny_data", "ctpa_ttl": "tiny_scans", "unet_ttl": "tiny_masks"}
 # What the tests train with, small enough for seconds; of each bundle.
 TINY = {"spatial_size": 32, "batch_size": 8, "max_epochs": 1, "learning_rate": 1e-3, "network_def#weights": "none"}
 
 TINY_OF = {
     "covid_ttl": TINY,
+    "unet_ttl": TINY,
     "ctpa_ttl": {
         **{"spatial_size": [12, 32, 32], "crop_from": 36, "field_size": 48, "batch_size": 4, "max_epochs": 1},
         **{"learning_rate": 1e-3, "min_slices": 3, "jitter": 4},
@@ -78,19 +80,32 @@ def tiny_scans(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_data, tiny_scans) -> dict[str, Path]:
-    """The datalist of each bundle's tiny data."""
-    return {"covid_ttl": tiny_data, "ctpa_ttl": tiny_scans}
+def tiny_masks(tmp_path_factory) -> Path:
+    """The datalist of a few x-rays, PNG and DICOM, with masks of the lungs."""
+    return make_phantom(tmp_path_factory.mktemp("masks"), patients=6, size=(96, 112), masks=True)
 
 
 @pytest.fixture
-def make_workflow(tiny, tmp_path):
-    """Build and initialise a bundle's workflow on its tiny data, everything written below tmp_path."""
+def bundle() -> str:
+    """The bundle that `make_workflow` and `trained` take; a module may have another."""
+    return "covid_ttl"
 
-    def make(*names: str, workflow_type="train", bundle="covid_ttl", **overrides) -> ConfigWorkflow:
+
+@pytest.fixture
+def datalist(bundle, request) -> Path:
+    """The tiny data of the bundle."""
+    return request.getfixturevalue(TINY_DATA[bundle])
+
+
+@pytest.fixture
+def make_workflow(bundle, request, tmp_path):
+    """Build and initialise a workflow of the bundle on its tiny images, everything written below tmp_path."""
+
+    def make(*names: str, workflow_type="train", bundle=bundle, **overrides) -> ConfigWorkflow:
+        listed = request.getfixturevalue(TINY_DATA[bundle])
         settings = {
-            "dataset_dir": str(tiny[bundle].parent),
-            "datalist": str(tiny[bundle]),
+            "dataset_dir": str(listed.parent),
+            "datalist": str(listed),
             "cache_dir": str(tmp_path / "cache"),
             "output_dir": str(tmp_path / "run"),
         }
@@ -110,11 +125,10 @@ def make_workflow(tiny, tmp_path):
 
 
 @pytest.fixture
-def trained(make_workflow, tmp_path, request) -> Path:
-    """The folder of a finished tiny training of a cut network; a parameter names another bundle than the first."""
-    bundle = getattr(request, "param", "covid_ttl")
-    cut = {"covid_ttl": "blocks.1", "ctpa_ttl": "layer1"}[bundle]
-    workflow = make_workflow("train.json", "strategy_ttl.json", bundle=bundle, **{"cuts#ttl": cut})
+def trained(make_workflow, tmp_path, bundle) -> Path:
+    """The folder of a finished tiny training of a cut network."""
+    cut = "layer1" if bundle == "ctpa_ttl" else "blocks.1"
+    workflow = make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": cut})
     workflow.run()
     workflow.finalize()
     return tmp_path / "run"

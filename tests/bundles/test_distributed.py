@@ -52,16 +52,16 @@ def torchrun(folder, configs, overrides, out="-"):
 
 
 @pytest.mark.parametrize(
-    ("trained", "cut", "images"),
+    ("bundle", "cut", "images"),
     [("covid_ttl", "blocks.1", 7), pytest.param("ctpa_ttl", "layer1", 4, marks=pytest.mark.slow)],
-    indirect=["trained"],
 )
-def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(make_workflow, trained, tiny, tmp_path, cut, images):
+def test_ranks_end_equal_and_evaluation_equals_that_of_one_process(
+    make_workflow, trained, bundle, datalist, tmp_path, cut, images
+):
     """An odd number of images gives the ranks different shares; of series, they get windows of the same ones."""
-    bundle = "ctpa_ttl" if cut == "layer1" else "covid_ttl"
     data = {
-        "dataset_dir": str(tiny[bundle].parent),
-        "datalist": str(tiny[bundle]),
+        "dataset_dir": str(datalist.parent),
+        "datalist": str(datalist),
         "cache_dir": str(tmp_path / "cache"),
     }
 

@@ -11,25 +11,23 @@ from ttl_monai.engines import build_network
 
 from .conftest import BUNDLES
 
-pytestmark = pytest.mark.parametrize("trained", ["covid_ttl", "ctpa_ttl"], indirect=True)
+
+@pytest.fixture(params=["covid_ttl", "ctpa_ttl", "unet_ttl"])
+def bundle(request):
+    return request.param
 
 
 @pytest.fixture
-def configs(request):
-    return BUNDLES / request.node.callspec.params["trained"] / "configs"
+def declared(bundle):
+    return json.loads((BUNDLES / bundle / "configs/metadata.json").read_text())["network_data_format"]
 
 
 @pytest.fixture
-def declared(configs):
-    return json.loads((configs / "metadata.json").read_text())["network_data_format"]
-
-
-@pytest.fixture
-def arguments(trained, configs):
+def arguments(bundle, trained):
     return {
         "net_id": "network_def",
-        "meta_file": str(configs / "metadata.json"),
-        "config_file": str(configs / "inference.json"),
+        "meta_file": str(BUNDLES / bundle / "configs/metadata.json"),
+        "config_file": str(BUNDLES / bundle / "configs/inference.json"),
         "run_dir": str(trained),
     }
 
@@ -47,6 +45,7 @@ def test_network_takes_and_gives_what_the_metadata_says(arguments, expected, dec
     verify_net_in_out(**arguments, device="cpu")
     _, output = expected
     assert output.shape[1] == declared["outputs"]["pred"]["num_channels"]
+    assert list(output.shape[2:]) == declared["outputs"]["pred"]["spatial_shape"]
 
 
 def test_torchscript_export_equals_eager(arguments, expected, trained, tmp_path):

@@ -9,7 +9,10 @@ from ttl_monai.data import Datalist
 
 from .conftest import refused
 
-pytestmark = pytest.mark.parametrize("trained", ["ctpa_ttl"], indirect=True)
+
+@pytest.fixture
+def bundle():
+    return "ctpa_ttl"
 
 
 @pytest.fixture

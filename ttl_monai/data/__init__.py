@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from ttl_monai.data.datalist import SECTIONS, Datalist
     from ttl_monai.data.dicom_choice import SeriesRules
     from ttl_monai.data.dicom_series import find_series, read_series
+    from ttl_monai.data.mask_files import write_mask
     from ttl_monai.data.nifti import read_nifti
     from ttl_monai.data.pairs import CheckPaird, LoadPaird
-    from ttl_monai.data.phantom import demo_phantom, make_phantom
+    from ttl_monai.data.phantom import demo_lung_phantom, demo_phantom, make_phantom
     from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
-    from ttl_monai.data.slices import SelectSliced, SliceOrientationd, slice_items
+    from ttl_monai.data.slices import SelectSliced, SliceOrientationd, segmentation_items, slice_items
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
     from ttl_monai.data.volume import Volume, VolumeError, VolumeReport
     from ttl_monai.data.volume_cache import VolumeCache
@@ -45,6 +46,7 @@ __all__ = [
     "WindowDataset",
     "XrayReader",
     "demo_ctpa_phantom",
+    "demo_lung_phantom",
     "demo_phantom",
     "find_series",
     "hu_to_unit",
@@ -53,8 +55,10 @@ __all__ = [
     "read_nifti",
     "read_series",
     "seal",
+    "segmentation_items",
     "series_scores",
     "slice_items",
+    "write_mask",
 ]
 
 _MODULES = {
@@ -80,6 +84,7 @@ _MODULES = {
     "WindowDataset": "window_datasets",
     "XrayReader": "reader",
     "demo_ctpa_phantom": "phantom_ctpa",
+    "demo_lung_phantom": "phantom",
     "demo_phantom": "phantom",
     "find_series": "dicom_series",
     "hu_to_unit": "windows",
@@ -88,8 +93,10 @@ _MODULES = {
     "read_nifti": "nifti",
     "read_series": "dicom_series",
     "seal": "seal",
+    "segmentation_items": "slices",
     "slice_items": "slices",
     "series_scores": "windows",
+    "write_mask": "mask_files",
 }
 
 

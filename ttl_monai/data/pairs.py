@@ -16,6 +16,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 
 from ttl_monai.data.masks import check_geometry, name_pair, read_mask, to_classes, whole_numbers
 from ttl_monai.data.reader import XrayReader, format_of
+from ttl_monai.data.slices import FLAT, read_slice, read_unit_slice
 
 __all__ = ["CheckPaird", "LoadPaird"]
 
@@ -50,12 +51,14 @@ class _PairTransform(MapTransform):
 class LoadPaird(_PairTransform):
     """Load a 2D image and its mask, in one view and checked against each other.
 
-    The image is read as `XrayReader` does, the mask by `read_mask`, then turned into classes by `to_classes`.
+    The image is read as `XrayReader` does, the mask by `read_mask`, then turned into classes by `to_classes`. Of an
+    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read.
 
     Args:
         keys: the image's and the mask's.
         num_classes: number of classes with the background; with `bits`, of structures that may overlap.
         channels: of the image, 1 or 3.
+        window: of volumes, see `read_unit_slice`.
         mask_values: as in `to_classes`; a mask of 0 and 255 has `[0, 255]`.
         bits: as in `to_classes`.
         allow_missing_keys: load the image alone where an item has no mask.
@@ -74,6 +77,7 @@ class LoadPaird(_PairTransform):
         *,
         num_classes: int,
         channels: int = 1,
+        window: Sequence[float] | None = None,
         mask_values: Sequence[int | Sequence[int]] | None = None,
         bits: Sequence[int | Sequence[int]] | None = None,
         allow_missing_keys: bool = False,
@@ -82,25 +86,34 @@ class LoadPaird(_PairTransform):
             keys, num_classes=num_classes, mask_values=mask_values, bits=bits, allow_missing_keys=allow_missing_keys
         )
         self.reader = XrayReader(channels)
+        self.channels = channels
+        self.window = window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the paths by the image, (channels, H, W) float32 in [0, 1], and the mask, (1 or C, H, W) uint8."""
         loaded = dict(data)
         image_key, mask_key = self.keys
-        path = Path(loaded[image_key])
-        image, _ = self.reader.get_data(self.reader.read(path))
-        rows_columns = image.shape[:2]
-        image = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)  # (H, W[, 3]) -> (C, H, W)
-        meta = {MetaKeys.SPATIAL_SHAPE: rows_columns, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+        path, axis, number = Path(loaded[image_key]), loaded.get("axis", FLAT), loaded.get("slice", 0)
+        image = self._read_image(path, axis, number)
+        meta = {MetaKeys.SPATIAL_SHAPE: image.shape[1:], MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
         loaded[image_key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(image)), meta=meta)
         if mask_key in loaded or not self.allow_missing_keys:
             mask = Path(loaded[mask_key])
             where = name_pair(path, mask)
-            values = read_mask(mask, path)
+            if axis != FLAT:
+                check_geometry(_shape_of(path), _shape_of(mask), where)
+            values = whole_numbers(read_slice(mask, axis, number), where) if axis != FLAT else read_mask(mask, path)
             affines = [_affine_of(each) for each in (path, mask)]
-            check_geometry(rows_columns, values.shape, where, *affines)
+            check_geometry(image.shape[1:], values.shape, where, *affines)
             loaded[mask_key] = MetaTensor(self.encode(values, where))
         return loaded
+
+    def _read_image(self, path: Path, axis: str, number: int) -> np.ndarray:
+        """(channels, rows, columns)."""
+        if axis != FLAT:
+            return np.repeat(read_unit_slice(path, axis, number, self.window)[None], self.channels, axis=0)
+        image, _ = self.reader.get_data(self.reader.read(path))
+        return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)  # (H, W[, 3]) -> (C, H, W)
 
 
 class CheckPaird(_PairTransform):
@@ -143,6 +156,10 @@ class CheckPaird(_PairTransform):
 def _affine_of(path: Path) -> np.ndarray | None:
     """None where the format has none."""
     return np.asarray(getattr(nib.load(path), "affine", None)) if format_of(path) == "nifti" else None
+
+
+def _shape_of(path: Path) -> tuple[int, ...]:
+    return tuple(getattr(nib.load(path), "shape", ()))
 
 
 def _file_of(value: Any) -> str:

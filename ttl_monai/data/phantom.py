@@ -204,6 +204,11 @@ def demo_phantom(folder: str | Path, *, masks: bool = False) -> Path:
     return folder / "datalist.json"
 
 
+def demo_lung_phantom(folder: str | Path) -> Path:
+    """`demo_phantom` with masks of the lungs."""
+    return demo_phantom(folder, masks=True)
+
+
 def _made_by(seed: int, patients: int, size: tuple[int, int], masks: bool) -> str:
     arguments = f"seed={seed}, patients={patients}, size={tuple(size)}{', masks=True' if masks else ''}"
     return f"ttl_monai.data.make_phantom({arguments}), edition {EDITION}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,27 @@ from monai.transforms import MapTransform, Orientationd
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import SpatialImage
 
-__all__ = ["SLICE_AXCODES", "SelectSliced", "SliceOrientationd", "slice_items"]
+from ttl_monai.data.dicom import scale_to_unit
+from ttl_monai.data.reader import format_of
+
+__all__ = [
+    "FLAT",
+    "SLICE_AXCODES",
+    "SelectSliced",
+    "SliceOrientationd",
+    "is_volume",
+    "read_slice",
+    "read_unit_slice",
+    "segmentation_items",
+    "slice_items",
+]
 
 logger = logging.getLogger(__name__)
 
 # Where rows, columns and slices run to, as a radiologist views a slice: the patient's left at the right, anterior
 # (axial) or superior at the top; in sagittal slices anterior at the left.
 SLICE_AXCODES = {"axial": "PLS", "coronal": "ILP", "sagittal": "IPL"}
+FLAT = "flat"  # in place of an axis, where the image is no volume
 
 
 def slice_items(
@@ -70,6 +85,88 @@ def slice_items(
         )
     logger.info("%d of %d %s slices of %d volumes", len(slices), total, axis, len(items))
     return slices
+
+
+def segmentation_items(
+    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, foreground_only: bool = False
+) -> list[dict[str, Any]]:
+    """Items as `LoadPaird` takes them: 2D images as they are, NIfTI volumes slice by slice.
+
+    Args:
+        items: each with the path of an `image` and, but for predictions, of its mask, `label`.
+        axis: across which volumes are cut: axial, coronal or sagittal; None takes 2D images alone.
+        foreground_only: leave out the slices of volumes whose mask is all 0.
+
+    Returns:
+        2D images first, then the slices. Each item has `axis` ("flat" for a 2D image) and `slice`, and the paths once
+        more as `image_file` and `label_file`, which are still there when the images are loaded.
+
+    Raises:
+        ValueError: an unknown axis, or a volume where no axis is given.
+    """
+    named = [{**item, **{f"{key}_file": item[key] for key in ("image", "label") if key in item}} for item in items]
+    flat = [{**item, "slice": 0, "axis": FLAT} for item in named if not is_volume(item["image"])]
+    volumes = [item for item in named if is_volume(item["image"])]
+    if not volumes:
+        return flat
+    if axis is None:
+        raise ValueError(
+            f"{volumes[0]['image']}: expected a 2D image, got a volume; say by --axis (axial, coronal or sagittal) "
+            "how volumes are cut into slices"
+        )
+    cut = slice_items(volumes, axis, foreground_only=foreground_only)
+    return [*flat, *({**item, "axis": axis} for item in cut)]
+
+
+def is_volume(path: str | Path) -> bool:
+    """Whether a file is a NIfTI image with more than one slice.
+
+    Raises:
+        ValueError: a NIfTI file that cannot be read.
+    """
+    if format_of(Path(path)) != "nifti":
+        return False
+    try:
+        shape = getattr(nib.load(path), "shape", ())
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # parsers raise anything on damaged files
+        raise ValueError(f"{path}: expected a NIfTI image, but it cannot be read ({error})") from error
+    return sum(length > 1 for length in shape) > 2
+
+
+def read_slice(path: str | Path, axis: str, number: int) -> np.ndarray:
+    """The values of one slice of a volume as they are stored, (rows, columns) in the view of `SliceOrientationd`.
+
+    Raises:
+        ValueError: an unknown axis, no 3D volume, or no such slice.
+    """
+    volume = _read_turned(str(path), Path(path).stat().st_mtime_ns, axis)
+    if not 0 <= number < volume.shape[2]:
+        raise ValueError(f"{path}: expected a slice of 0 to {volume.shape[2] - 1} ({axis}), got {number}")
+    return volume[..., number]
+
+
+def read_unit_slice(path: str | Path, axis: str, number: int, window: Sequence[float] | None = None) -> np.ndarray:
+    """One slice of a volume as an image.
+
+    Args:
+        path: the volume.
+        axis: see `slice_items`.
+        number: of the slice.
+        window: values that become 0 and 1, such as (-160, 240) HU; None: those of 8 bits by 255, others by the range
+            of the whole volume.
+
+    Returns:
+        (rows, columns) float32 in [0, 1].
+
+    Raises:
+        ValueError: as `read_slice`; NaN or infinite values; a window out of order.
+    """
+    read_slice(path, axis, number)  # is there such a slice?
+    return _read_unit(
+        str(path), Path(path).stat().st_mtime_ns, axis, None if window is None else (window[0], window[1])
+    )[..., number]
 
 
 class SliceOrientationd(Orientationd):
@@ -158,3 +255,24 @@ def _turned_shape(image: SpatialImage, axis: str) -> tuple[int, ...]:
 def _turned(image: SpatialImage, axis: str) -> np.ndarray:
     """The pixels, (rows, columns, slices)."""
     return apply_orientation(np.asanyarray(image.dataobj), _turn(image, axis))
+
+
+# The last volumes are kept, since a volume's slices are asked for one after the other; the time of the file is in the
+# key, so that a file that was changed is read anew.
+@lru_cache(maxsize=2)
+def _read_turned(path: str, _modified: int, axis: str) -> np.ndarray:
+    _check_axis(axis)
+    return _turned(_open_volume(path), axis)
+
+
+@lru_cache(maxsize=1)
+def _read_unit(path: str, modified: int, axis: str, window: tuple[float, float] | None) -> np.ndarray:
+    volume = _read_turned(path, modified, axis)
+    if not np.isfinite(volume).all():
+        raise ValueError(f"{path}: NaN or infinite pixels")
+    if window is not None:
+        low, high = window
+        if not low < high:
+            raise ValueError(f"window must be two numbers, the lower first, got {window}")
+        return np.clip((volume.astype(np.float32) - low) / (high - low), 0, 1)
+    return volume.astype(np.float32) / 255 if volume.dtype == np.uint8 else scale_to_unit(volume)

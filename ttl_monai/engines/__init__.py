@@ -5,6 +5,7 @@ from ttl_monai.engines.datasets import (
     check_classes,
     evaluation_facts,
     inference_items,
+    mask_items,
     open_data,
 )
 from ttl_monai.engines.processes import distribute, join_processes, synchronise_norms
@@ -36,6 +37,7 @@ __all__ = [
     "join_processes",
     "literal",
     "load_spec",
+    "mask_items",
     "model_spec",
     "open_data",
     "prepare_workflow",

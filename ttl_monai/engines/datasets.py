@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,12 @@ def announce(data: Datalist, strategy: str, settings: Mapping[str, Any]) -> None
 
 
 def inference_items(
-    dataset_dir: str | None, demo_dir: str, trained: Mapping[str, Any] | None = None, *, file_names: bool = False
+    dataset_dir: str | None,
+    demo_dir: str,
+    trained: Mapping[str, Any] | None = None,
+    *,
+    make: str = "demo_phantom",
+    file_names: bool = False,
 ) -> list[dict[str, Any]]:
     """The images to predict.
 
@@ -81,6 +86,7 @@ def inference_items(
         dataset_dir: one image file, or a folder that is searched with its subfolders; None takes the made test images.
         demo_dir: where made data lies.
         trained: the `model.json` of the run.
+        make: see `open_data`.
         file_names: identify images by their path below `dataset_dir` in the results. Off by default, since names of
             files and folders often hold those of patients: then by the first 16 hex digits of the content's SHA-256.
 
@@ -91,7 +97,7 @@ def inference_items(
         ValueError: if there is no image, or no folder was given for a run that was trained on other than made data.
     """
     if dataset_dir is None:
-        data = open_demo(demo_dir, trained, make="demo_phantom")
+        data = open_demo(demo_dir, trained, make=make)
         return [{"image": item["image"], "image_id": item["image_id"]} for item in data.section("test")]
     root = Path(dataset_dir)
     if not root.exists():
@@ -114,6 +120,13 @@ def inference_items(
         }
         for path in paths
     ]
+
+
+def mask_items(
+    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, foreground_only: bool = False
+) -> list[dict[str, Any]]:
+    """See `ttl_monai.data.segmentation_items`, which a config that has `data` as an id cannot import by that name."""
+    return ttl_monai.data.segmentation_items(items, axis, foreground_only=foreground_only)
 
 
 def check_classes(spec: Mapping[str, Any], data: Datalist) -> list[str]:

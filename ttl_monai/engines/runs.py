@@ -24,7 +24,7 @@ def model_spec() -> dict[str, Any]:
 
     Returns:
         The resolved network definition, evaluation preprocessing and data set (but for its items and the folder of its
-        cache), task, class names, and how rows are pooled.
+        cache), task, class names, how rows are pooled, and how volumes are cut into slices.
     """
     workflow = find_workflow()
     keys = {"network_def": "network_def", "preprocessing": "validate#preprocessing", "strategy": "strategy"}
@@ -36,6 +36,7 @@ def model_spec() -> dict[str, Any]:
         **spec,
         "dataset": dataset,
         "pooling": workflow.parser.get_parsed_content("pooling") if "pooling" in workflow.parser else None,
+        "axis": workflow.parser.get_parsed_content("axis") if "axis" in workflow.parser else None,
         "spatial_size": workflow.parser.get_parsed_content("spatial_size"),
         "task": data.task,
         "class_names": list(data.class_names),

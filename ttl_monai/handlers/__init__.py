@@ -2,6 +2,7 @@
 
 from ttl_monai.handlers.checkpoint import RunCheckpoint
 from ttl_monai.handlers.feature_cache import FeatureCache
+from ttl_monai.handlers.masks import MaskScores, MaskWriter
 from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
 from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
 from ttl_monai.handlers.record import RunRecord
@@ -18,6 +19,8 @@ __all__ = [
     "Hausdorff95",
     "Jaccard",
     "LrFloorStop",
+    "MaskScores",
+    "MaskWriter",
     "OperatingPoint",
     "PredictionWriter",
     "RunCheckpoint",

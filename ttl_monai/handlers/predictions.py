@@ -32,6 +32,17 @@ logger = logging.getLogger(__name__)
 _WINDOW = ("start", "first_mm", "last_mm")  # where a window lies in its series
 
 
+def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all ranks, in the order of the data set."""
+    if idist.get_world_size() == 1:
+        return rows
+    parts: list[Any] = [None] * idist.get_world_size()
+    torch.distributed.all_gather_object(parts, rows)
+    # A DistributedSampler deals the items out in turn: put them back into the order of the data set.
+    longest = max(len(part) for part in parts)
+    return [part[index] for index in range(longest) for part in parts if index < len(part)]
+
+
 class Predictions:
     """Collect probabilities, labels and keys of an epoch over all ranks; what is done with them is for subclasses.
 
@@ -75,13 +86,7 @@ class Predictions:
             )
 
     def _gathered(self) -> list[dict[str, Any]]:
-        if idist.get_world_size() == 1:
-            return self._rows
-        parts: list[Any] = [None] * idist.get_world_size()
-        torch.distributed.all_gather_object(parts, self._rows)
-        # A DistributedSampler deals the items out in turn: put them back into the order of the data set.
-        longest = max(len(part) for part in parts)
-        return [part[index] for index in range(longest) for part in parts if index < len(part)]
+        return gather_rows(self._rows)
 
     def _pooled(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One row an image: with `pooling`, the rows of one id put together."""

@@ -1,6 +1,7 @@
 """Figures and tables of a run and of a search: pure functions from records to files and text."""
 
 from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
+from ttl_monai.reports.overlays import MaskPanel, plot_masks
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
 from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
@@ -8,10 +9,12 @@ from ttl_monai.reports.similarity import plot_matrix, plot_similarity, similarit
 from ttl_monai.reports.tables import results_table, update_section
 
 __all__ = [
+    "MaskPanel",
     "agreement",
     "candidates_table",
     "console_table",
     "docs_section",
+    "plot_masks",
     "plot_matrix",
     "plot_roc_pr",
     "plot_search",

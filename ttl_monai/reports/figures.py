@@ -26,11 +26,12 @@ DPI = 130
 
 
 def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Draw loss, validation AUROC and AUPRC, and learning rate against the epoch, in three panels.
+    """Draw loss, validation AUROC and AUPRC (Jaccard index and Dice), and learning rate, in three panels by epoch.
 
     Args:
-        history: one mapping an epoch with `epoch`, `train_loss`, `val_auroc`, `val_auprc` and `learning_rate`. A value
-            that is missing, None or NaN (an epoch without validation) leaves a gap that the line bridges.
+        history: one mapping an epoch with `epoch`, `train_loss`, `val_auroc` and `val_auprc` (of a segmentation
+            `val_jaccard` and `val_dice`), and `learning_rate`. A value that is missing, None or NaN (an epoch without
+            validation) leaves a gap that the line bridges.
         path: the PNG file; its folder is made.
 
     Returns:
@@ -45,13 +46,16 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | Path)
     loss, score, rate = figure.subplots(1, 3)
     _curve(loss, history, "train_loss", "training", 0)
     loss.set(title="Loss", ylabel="loss (batch mean)")
-    _curve(score, history, "val_auroc", "AUROC", 0)
-    epochs, values = _curve(score, history, "val_auprc", "AUPRC (average precision)", 1)
+    masks = any("val_dice" in row for row in history)
+    side, key = ("Jaccard", "Dice") if masks else ("AUROC", "AUPRC")
+    _curve(score, history, f"val_{side.lower()}", side, 0)
+    label = key if masks else f"{key} (average precision)"
+    epochs, values = _curve(score, history, f"val_{key.lower()}", label, 1)
     if epochs.size:
         best = int(values.argmax())
-        label = f"best AUPRC: {values[best]:.3f}, epoch {epochs[best]:g}"
+        label = f"best {key}: {values[best]:.3f}, epoch {epochs[best]:g}"
         score.plot(epochs[best], values[best], "*", color=PALETTE[6], markersize=13, label=label)
-    score.set(title="Validation", ylabel="area under the curve")
+    score.set(title="Validation", ylabel="overlap" if masks else "area under the curve")
     _curve(rate, history, "learning_rate", "head", 0)
     rate.set(title="Learning rate of the head", ylabel="learning rate (log scale)", yscale="log")
     for axes in (loss, score, rate):

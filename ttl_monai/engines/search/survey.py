@@ -79,7 +79,8 @@ def survey(
         names.append(f"datalists/repeat{repeat}-{hashlib.sha256(text).hexdigest()[:8]}.json")
         write_atomically(folder / names[-1], text)
         manifests.append(_manifest(text, each, data.dataset_dir))
-    if literal(workflow, "network_def").get("truncate_at") is not None:
+    definition = literal(workflow, "network_def")
+    if definition.get("truncate_at") is not None:
         raise ValueError(
             "a search looks for the cut itself, but the config sets network_def#truncate_at: leave out that setting "
             "and strategy_ttl.json"
@@ -102,8 +103,8 @@ def survey(
         header={
             "dataset": data.name,
             "bundle": bundle.name,
-            "backbone": str(literal(workflow, "network_def").get("backbone")),
-            "weights": str(literal(workflow, "network_def").get("weights")),
+            "backbone": str(definition.get("backbone", definition.get("encoder"))),
+            "weights": str(definition.get("weights")),
             "settings": {key: content(key) for key in ("spatial_size", "batch_size", "max_epochs", "learning_rate")},
             "train_patients": train_patients,
             "patients": [each["num_patients"] for each in sealed],
@@ -201,6 +202,6 @@ def _sizes(size: int | Sequence[int], spatial: int) -> tuple[int, ...]:
 
 def _build(definition: dict[str, Any]) -> nn.Module:
     """A network for its size alone; it would say for each candidate that its weights are random."""
-    with quiet("ttl_monai.networks.classifier"):
+    with quiet("ttl_monai.networks"):
         network: nn.Module = ConfigParser({"network": definition}).get_parsed_content("network")
     return network.eval()

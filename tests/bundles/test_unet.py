@@ -1,0 +1,267 @@
+"""Segmentation from end to end: strategies, scores on the files' own pixels, and masks that lie on their images."""
+
+import csv
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_dice
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from PIL import Image
+
+from ttl_monai.data import XrayReader
+from ttl_monai.data.masks import read_mask
+from ttl_monai.engines.compare_runs import compare_runs
+
+from .conftest import refused
+
+QUIET = dict.fromkeys(
+    ("spatial_size", "max_epochs", "learning_rate", "network_def#weights", "datalist", "cache_dir"), ...
+)
+
+
+@pytest.fixture
+def bundle():
+    return "unet_ttl"
+
+
+@pytest.fixture
+def predict(make_workflow, trained, tmp_path):
+    """Predict a folder; gives the folder of the results."""
+
+    def run(folder, **overrides):
+        settings = {"file_names": True, "batch_size": 3, "output_dir": str(tmp_path / "out")}
+        make_workflow(
+            "inference.json",
+            workflow_type="infer",
+            dataset_dir=str(folder),
+            run_dir=str(trained),
+            **QUIET | settings | overrides,
+        ).run()
+        return tmp_path / "out"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("strategy", "knob"),
+    [
+        ("htl", {"freeze_up_to": "all"}),
+        ("lwft", {"freeze_up_to": "blocks.1"}),
+        ("tf", {"slim_after": "blocks.3"}),
+        ("ttl", {"truncate_at": "blocks.3"}),
+    ],
+)
+def test_every_strategy_trains(make_workflow, tmp_path, strategy, knob):
+    workflow = make_workflow("train.json", f"strategy_{strategy}.json")
+    assert workflow.check_properties() == []
+    start = {k: v.clone() for k, v in workflow.parser.get_parsed_content("network_def").state_dict().items()}
+    workflow.run()
+    model = json.loads((tmp_path / "run/model.json").read_text())
+    assert {**model["network_def"], **knob} == model["network_def"]
+    assert model["class_names"] == ["background", "lung"]
+    assert 0 <= model["validation"]["val_jaccard"] <= model["validation"]["val_dice"] <= 1
+    assert model["validation"]["val_dice_left_out"] == 0
+    state = torch.load(tmp_path / "run/model.pt", weights_only=True)
+    moved = {name.split(".")[0] for name in state if not torch.equal(state[name], start[name])}
+    assert moved == {"decoder", "head"} | ({"encoder"} if strategy != "htl" else set())
+    assert (tmp_path / "run/curves.png").stat().st_size > 1000
+
+
+def test_a_training_learns_the_lungs(make_workflow, tmp_path):
+    make_workflow(
+        "train.json",
+        "strategy_ttl.json",
+        **{
+            "spatial_size": 64,
+            "batch_size": 3,
+            "max_epochs": 6,
+            "learning_rate": 5e-3,
+            "loss#_target_": "DiceFocalLoss",
+        },
+    ).run()
+    history = json.loads((tmp_path / "run/run.json").read_text())["history"]
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+    assert max(row["val_dice"] for row in history) > 0.7
+
+
+def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, trained, datalist, tmp_path):
+    """The table's scores are those of the masks that a prediction of the same files writes."""
+    workflow = make_workflow(
+        "train.json", "evaluate.json", output_dir=..., run_dir=str(trained), **{"network_def#weights": ...}
+    )
+    workflow.run()
+    metrics = json.loads((trained / "test/metrics.json").read_text())
+    rows = list(csv.DictReader((trained / "test/masks.csv").open()))
+    items = json.loads(datalist.read_text())["test"]
+    assert metrics["n"] == len(rows) == len(items) > 0
+    assert metrics["test_dice"] == pytest.approx(np.mean([float(row["dice_lung"]) for row in rows]), abs=1e-5)
+    assert metrics["test_hausdorff95"] is None or metrics["test_hausdorff95"] > 0
+    (tmp_path / "in").mkdir()
+    for item in items:
+        shutil.copy(datalist.parent / item["image"], tmp_path / "in")
+    predict(tmp_path / "in", output_dir=str(tmp_path / "out/images"))
+    for row, item in zip(rows, items, strict=True):
+        image = datalist.parent / item["image"]
+        drawn = read_mask(datalist.parent / item["label"], image)
+        found = np.asarray(nib.load(tmp_path / f"out/{item['image']}_mask.nii.gz").dataobj)[..., 0].T
+        assert found.shape == drawn.shape
+        dice = compute_dice(*(torch.from_numpy(each > 0)[None, None].float() for each in (found, drawn)))
+        assert float(row["dice_lung"]) == pytest.approx(float(dice), abs=1e-5)
+        assert [int(row["drawn_lung"]), int(row["found_lung"])] == [drawn.sum(), found.sum()]
+        assert row["image"] == item["image"]
+    pictures = list((trained / "test/masks").rglob("*.png"))
+    assert 0 < len(pictures) <= 8
+    assert min(Image.open(path).width for path in pictures) > 700
+
+
+def test_an_image_without_the_structure_is_counted(make_workflow, trained, datalist, tmp_path):
+    content = json.loads(datalist.read_text())
+    entry = content["test"][0]
+    shape = read_mask(datalist.parent / entry["label"], datalist.parent / entry["image"]).shape
+    Image.fromarray(np.zeros(shape, np.uint8)).save(datalist.parent / "masks/empty.png")
+    entry["label"] = "masks/empty.png"
+    for each in (entry, content):
+        each.pop("label_sha256", None)
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(content))
+    make_workflow(
+        "train.json",
+        "evaluate.json",
+        output_dir=...,
+        run_dir=str(trained),
+        datalist=str(own),
+        **{"network_def#weights": ...},
+    ).run()
+    metrics = json.loads((trained / "test/metrics.json").read_text())
+    assert metrics["test_dice_left_out"] == 1
+    row = next(csv.DictReader((trained / "test/masks.csv").open()))
+    assert (row["dice_lung"], row["drawn_lung"]) == ("", "0")
+    assert metrics["same_datalist_as_training"] is False
+
+
+def write_volume(path, codes, seed=0):
+    """Noise with another size along each axis, in a storage order, with unequal spacing."""
+    picture = np.random.default_rng(seed).integers(0, 900, (40, 30, 5)).astype(np.int16)  # rows, columns, slices
+    picture[10:30, 5:20, 1:4] += 900
+    stored = apply_orientation(picture, ornt_transform(axcodes2ornt("PLS"), axcodes2ornt(codes)))
+    affine = np.diag([0.8, 0.9, 2.5, 1.0]) @ np.linalg.inv(inv_ornt_aff(axcodes2ornt(codes), stored.shape))
+    affine[:3, 3] += (-20, 7, 31)
+    image = nib.Nifti1Image(stored, affine)
+    image.header["descrip"] = b"SURNAME^NAME"
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return picture
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_the_mask_of_a_volume_lies_on_it(predict, tmp_path, axis):
+    (tmp_path / "in").mkdir()
+    orders = ("RAS", "SLP")
+    for codes in orders:
+        write_volume(tmp_path / f"in/{codes}.nii.gz", codes)
+    out = predict(tmp_path / "in", axis=axis)
+    volumes = json.loads((out / "volumes.json").read_text())
+    views = []
+    for codes in orders:
+        image, mask = (
+            nib.load(path) for path in (tmp_path / f"in/{codes}.nii.gz", out / f"{codes}.nii.gz_mask.nii.gz")
+        )
+        np.testing.assert_array_equal(mask.affine, image.affine)
+        assert mask.shape == image.shape
+        assert mask.header.get_zooms() == image.header.get_zooms()
+        assert mask.header.get_xyzt_units()[0] == "mm"
+        assert b"SURNAME" not in mask.header.binaryblock
+        values = np.asarray(mask.dataobj)
+        assert values.dtype == np.uint8
+        found = volumes[f"{codes}.nii.gz"]["lung"]
+        assert found["voxels"] == (values == 1).sum()
+        assert found["ml"] == pytest.approx(found["voxels"] * 0.8 * 0.9 * 2.5 / 1000, abs=1e-3)
+        views.append(nib.as_closest_canonical(mask).get_fdata())
+        assert (out / f"{codes}.nii.gz_mask.png").stat().st_size > 1000
+    assert 0 < views[0].mean() < 1, "a mask of one value would fit any orientation"
+    np.testing.assert_array_equal(*views)  # the same patient, stored in two orders
+
+
+def test_the_mask_of_a_slice_is_that_of_the_slice_alone(predict, tmp_path):
+    """A slice, exported as a picture scaled as the volume is, has the mask that the volume has there."""
+    (tmp_path / "in").mkdir()
+    picture = write_volume(tmp_path / "in/v.nii.gz", "LPS").astype(float)
+    unit = (picture - picture.min()) / (picture.max() - picture.min())
+    Image.fromarray(np.round(unit[..., 2] * 255).astype(np.uint8)).save(tmp_path / "in/s.png")
+    out = predict(tmp_path / "in")
+    volume = nib.as_closest_canonical(nib.load(out / "v.nii.gz_mask.nii.gz")).get_fdata()  # RAS
+    alone = np.asarray(nib.load(out / "s.png_mask.nii.gz").dataobj)[..., 0]  # columns, rows
+    assert 0 < alone.mean() < 1
+    assert (volume[::-1, ::-1, 2] == alone).mean() > 0.98  # 8 bits round the values
+    assert json.loads((out / "volumes.json").read_text())["s.png"]["lung"]["area_cm2"] is None
+
+
+def test_the_mask_of_a_flat_nifti_lies_on_it(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    orders = ("LIP", "RSA", "PIL", "LPS")
+    for codes in orders:
+        stored = np.random.default_rng(1).integers(0, 900, (30, 40, 1)).astype(np.int16)
+        stored[5:20, 10:30] += 900
+        affine = np.diag([0.8, 0.9, 1.0, 1.0]) @ np.linalg.inv(inv_ornt_aff(axcodes2ornt(codes), stored.shape))
+        nib.save(nib.Nifti1Image(stored, affine), tmp_path / f"in/{codes}.nii")
+    out = predict(tmp_path / "in")
+    for codes in orders:
+        path = tmp_path / f"in/{codes}.nii"
+        image, mask = nib.load(path), nib.load(out / f"{codes}.nii_mask.nii.gz")
+        np.testing.assert_array_equal(mask.affine, image.affine)
+        assert mask.shape == image.shape
+        # Read as a mask is, it lies in the view in which the network saw the image.
+        view, _ = XrayReader().get_data((path,))
+        assert read_mask(out / f"{codes}.nii_mask.nii.gz", path).shape == view.shape
+
+
+def test_volumes_are_trained_on_slice_by_slice(make_workflow, tmp_path):
+    sections = {}
+    for number, name in enumerate(("training", "validation", "test")):
+        picture = write_volume(tmp_path / f"{name}.nii.gz", "RAS", seed=number)
+        mask = np.zeros(picture.shape, np.uint8)
+        mask[10:30, 5:20, 1:4] = 4
+        stored = apply_orientation(mask, ornt_transform(axcodes2ornt("PLS"), axcodes2ornt("RAS")))
+        affine = nib.load(tmp_path / f"{name}.nii.gz").affine
+        nib.save(nib.Nifti1Image(stored, affine), tmp_path / f"{name}_mask.nii.gz")
+        sections[name] = [{"image": f"{name}.nii.gz", "label": f"{name}_mask.nii.gz", "patient": name}]
+    header = {"name": "v", "task": "segmentation", "class_names": ["background", "block"], "seed": 0, "repeat": 0}
+    header |= {"source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests"}
+    (tmp_path / "list.json").write_text(json.dumps({**header, **sections}))
+    own = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "list.json"), "mask_values": [0, 4]}
+    with refused("expected a 2D image, got a volume; say by --axis"):
+        make_workflow("train.json", **own).run()
+    workflow = make_workflow(
+        "train.json", axis="axial", **own, **{"strategy": "TTL", "network_def#truncate_at": "blocks.1"}
+    )
+    assert len(workflow.parser.get_parsed_content("train#dataset")) == 3  # those with foreground
+    assert len(workflow.parser.get_parsed_content("validate#dataset")) == 5
+    workflow.run()
+    spec = json.loads((tmp_path / "run/model.json").read_text())
+    assert spec["axis"] == "axial"
+    assert spec["validation"]["val_dice_left_out"] == 2
+
+
+def test_a_mask_of_other_size_is_named(make_workflow, datalist, tmp_path):
+    content = json.loads(datalist.read_text())
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(datalist.parent / "masks/small.png")
+    content["training"][0] |= {"label": "masks/small.png"}
+    content["training"][0].pop("label_sha256", None)
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with refused(r"small.png: the image has the shape .*, the mask \(8, 8\)"):
+        make_workflow("train.json", datalist=str(tmp_path / "own.json")).run()
+
+
+def test_features_are_compared_while_and_after_it_trains(make_workflow, datalist, tmp_path):
+    own = {"svcca#images": 3, "svcca#points": ["blocks.0", "blocks.1"], "network_def#truncate_at": "blocks.1"}
+    make_workflow("train.json", "svcca.json", **own).run()
+    rows = list(csv.DictReader((tmp_path / "run/svcca.csv").open()))
+    assert [row["point"] for row in rows] == ["blocks.0.0", "blocks.1.1"]  # the last blocks of the stages
+    assert all(0 < float(row["mean"]) < 1 for row in rows)
+    run = tmp_path / "run"
+    same = compare_runs(run, run, points=["blocks.1"], images=3)
+    assert same["points"][0]["mean"] == pytest.approx(1, abs=1e-4)

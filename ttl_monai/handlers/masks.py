@@ -1,0 +1,217 @@
+"""Masks of an evaluation, scored and shown, and of an inference, written as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.metrics import compute_dice, compute_iou
+
+from ttl_monai.data import write_mask
+from ttl_monai.data.slices import SLICE_AXCODES
+from ttl_monai.handlers.files import write_atomically
+from ttl_monai.handlers.predictions import gather_rows
+from ttl_monai.handlers.segmentation import to_structures
+from ttl_monai.reports import MaskPanel, plot_masks
+
+logger = logging.getLogger(__name__)
+
+SHOWN_SLICES = 6  # of a volume
+
+
+class MaskScores:
+    """Write `masks.csv`, `metrics.json` and pictures of the worst images of an evaluation of a segmentation.
+
+    The CSV has the patient's key and the image's id (both pseudonymous unless the list is of public data), and for each
+    structure Dice, Jaccard (empty where the mask does not show the structure) and the pixels drawn and found.
+    `metrics.json` has the engine's metrics, with `section` for `val`. Attach to an evaluator whose postprocessing has
+    put masks and images of the files' own size into the output, on every rank; rank 0 writes the tables.
+
+    Args:
+        class_names: names of the classes, the background first.
+        output_dir: where the files go.
+        section: prefix of the metrics' names, such as "test".
+        facts: more entries for `metrics.json`.
+        pictures: how many images to draw, those of lowest Dice (of each rank).
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        output_dir: str | Path,
+        section: str = "test",
+        facts: Mapping[str, Any] | None = None,
+        pictures: int = 8,
+    ) -> None:
+        self.class_names, self.output_dir, self.section = tuple(class_names), Path(output_dir), section
+        self.facts, self.pictures = dict(facts or {}), pictures
+        self._rows: list[dict[str, Any]] = []
+        self._worst: list[tuple[float, str, MaskPanel]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator whose outputs are decollated (one dictionary an item)."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
+
+    def _clear(self, engine: Engine) -> None:
+        self._rows, self._worst = [], []
+
+    def _collect(self, engine: Engine) -> None:
+        state: Any = engine.state
+        for item, output in zip(state.batch, state.output, strict=True):
+            found, drawn = to_structures(output["pred"], output["label"], class_names=self.class_names)
+            pair = (found[:, None].float(), drawn[:, None].float())  # (K, 1, H, W): the structures as a batch
+            scores = [measure(*pair).squeeze(1).tolist() for measure in (compute_dice, compute_iou)]
+            dims = tuple(range(1, found.ndim))
+            self._rows.append(
+                {
+                    "patient": str(item.get("patient", "")),
+                    "image_id": str(item["image_id"]),
+                    "dice": scores[0],
+                    "jaccard": scores[1],
+                    "drawn": drawn.sum(dims).tolist(),
+                    "found": found.sum(dims).tolist(),
+                }
+            )
+            known = [value for value in scores[0] if math.isfinite(value)]
+            if self.pictures and known:
+                self._keep(sum(known) / len(known), str(item["image_id"]), output["image"], found, drawn)
+
+    def _keep(self, dice: float, name: str, image: Any, found: torch.Tensor, drawn: torch.Tensor) -> None:
+        panel = MaskPanel(f"Dice {dice:.3f}", _picture(image), found.cpu().numpy(), drawn.cpu().numpy())
+        self._worst = sorted([*self._worst, (dice, name, panel)], key=lambda each: each[:2])[: self.pictures]
+
+    def _end(self, engine: Engine) -> None:
+        for _, name, panel in self._worst:
+            plot_masks([panel], self.class_names[1:], self.output_dir / "masks" / f"{name}_mask.png")
+        rows = gather_rows(self._rows)
+        if idist.get_rank() != 0:
+            return
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.output_dir / "masks.csv", self._csv(rows).encode())
+        # JSON knows no NaN: an undefined metric is null there.
+        metrics = {
+            name.replace("val_", f"{self.section}_", 1): value if math.isfinite(value) else None
+            for name, value in engine.state.metrics.items()
+        }
+        content = {**self.facts, "n": len(rows), **metrics}
+        write_atomically(self.output_dir / "metrics.json", json.dumps(content, indent=4).encode())
+        logger.info("Wrote masks.csv, metrics.json and pictures of %d images to %s.", len(rows), self.output_dir)
+
+    def _csv(self, rows: list[dict[str, Any]]) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        columns = [f"{what}_{name}" for name in self.class_names[1:] for what in ("dice", "jaccard", "drawn", "found")]
+        writer.writerow(["patient", "image", *columns])
+        for row in rows:
+            values = []
+            for k in range(len(self.class_names) - 1):
+                scores = [row[name][k] for name in ("dice", "jaccard")]
+                values += ["" if math.isnan(value) else f"{value:.6f}" for value in scores]
+                values += [row["drawn"][k], row["found"][k]]
+            writer.writerow([row["patient"], row["image_id"], *values])
+        return buffer.getvalue()
+
+
+class MaskWriter:
+    """Write a NIfTI mask and a picture for each image of an inference, and `volumes.json`.
+
+    The slices of a volume are put together again, in the file's own orientation: mask and file have the same shape and
+    affine. `volumes.json` has for each image and class the number of voxels, and `ml`; of a 2D image, which has no
+    volume, `area_cm2` (as it is projected). Both are null where the file does not state its spacing.
+
+    Attach to the evaluator of an inference in one process, whose postprocessing has put masks and images of the files'
+    own size into the output and whose items, in order, are those of `segmentation_items`.
+
+    Args:
+        class_names: names of the classes, the background first.
+        output_dir: where the files go.
+    """
+
+    def __init__(self, *, class_names: Sequence[str], output_dir: str | Path) -> None:
+        self.class_names, self.output_dir = tuple(class_names), Path(output_dir)
+        self._volumes: dict[str, Any] = {}
+        self._open: tuple[str, str, str] | None = None  # file, id and axis of the image whose slices arrive
+        self._slices: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator whose outputs are decollated (one dictionary an item)."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
+
+    def _clear(self, engine: Engine) -> None:
+        self._volumes, self._open, self._slices = {}, None, []
+
+    def _collect(self, engine: Engine) -> None:
+        state: Any = engine.state
+        for item, output in zip(state.batch, state.output, strict=True):
+            name, axis = str(item["image_id"]), str(item["axis"])
+            if axis in SLICE_AXCODES:
+                name = name.rpartition("#")[0]
+            here = (str(item["image_file"]), name, axis)
+            if here != self._open:
+                self._write()
+                self._open = here
+            classes = torch.as_tensor(output["pred"]).argmax(0).cpu().numpy().astype(np.uint8)
+            self._slices.append((classes, _picture(output["image"])))
+
+    def _write(self) -> None:
+        """Write the image whose slices are all there."""
+        if self._open is None:
+            return
+        file, name, axis = self._open
+        classes = np.stack([mask for mask, _ in self._slices], axis=-1)  # (rows, columns, slices)
+        spacing = write_mask(classes, file, axis, self.output_dir / f"{name}_mask.nii.gz")
+        counts = np.bincount(classes.ravel(), minlength=len(self.class_names)).tolist()
+        self._volumes[name] = {
+            each: {"voxels": count, **_size(count, spacing, is_volume=axis in SLICE_AXCODES)}
+            for each, count in zip(self.class_names[1:], counts[1:], strict=True)
+        }
+        aspect = 1.0 if spacing is None else spacing[0] / spacing[1]
+        panels = [self._panel(number, aspect) for number in _shown(classes)]
+        plot_masks(panels, self.class_names[1:], self.output_dir / f"{name}_mask.png")
+        self._slices = []
+
+    def _panel(self, number: int, aspect: float) -> MaskPanel:
+        classes, image = self._slices[number]
+        found = np.stack([classes == k for k in range(1, len(self.class_names))])
+        title = f"slice {number + 1} of {len(self._slices)}" if len(self._slices) > 1 else "predicted"
+        return MaskPanel(title, image, found, aspect=aspect)
+
+    def _end(self, engine: Engine) -> None:
+        self._write()
+        self._open = None
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.output_dir / "volumes.json", json.dumps(self._volumes, indent=4).encode())
+        logger.info("Wrote masks, pictures and volumes.json of %d images to %s.", len(self._volumes), self.output_dir)
+
+
+def _picture(image: Any) -> np.ndarray:
+    """(C, H, W) -> (H, W)."""
+    return torch.as_tensor(image).detach().float().mean(0).cpu().numpy()
+
+
+def _size(count: int, spacing: Sequence[float] | None, *, is_volume: bool) -> dict[str, float | None]:
+    if is_volume:
+        return {"ml": None if spacing is None else round(count * math.prod(spacing) / 1000, 4)}
+    return {"area_cm2": None if spacing is None else round(count * spacing[0] * spacing[1] / 100, 4)}
+
+
+def _shown(classes: np.ndarray) -> list[int]:
+    """Slices to draw: spread over those in which something was found, else over all."""
+    found = np.flatnonzero(classes.any(axis=(0, 1)))
+    numbers = found if len(found) else np.arange(classes.shape[-1])
+    return sorted({int(numbers[k]) for k in np.linspace(0, len(numbers) - 1, SHOWN_SLICES).round().astype(int)})

@@ -46,6 +46,19 @@ class _Pooled:
     items: list[dict[str, Any]]  # what else each item of the data set holds, such as its patient
 
 
+def check_probed(space: Space) -> None:
+    """See whether the task of a search can be probed.
+
+    Raises:
+        ValueError: it is segmentation.
+    """
+    if json.loads(Path(space.folder, space.datalists[0]).read_text())["task"] == "segmentation":
+        raise ValueError(
+            "a linear probe reads pooled features, which say nothing of where a pixel lies: it cannot stand in for a "
+            "segmentation network; search with --method two-stage, svcca or exhaustive"
+        )
+
+
 def probe_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
     """Probe all candidates on one repeat: no training, one forward pass over training and validation images.
 
@@ -66,14 +79,10 @@ def probe_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
             on which the key metric is undefined.
     """
     started = time.perf_counter()
+    check_probed(space)  # before the overrides, which a bundle of segmentation does not know
     workflow = space.open_workflow(cell.repeat, output_dir=folder, cache_features=True, **_FROZEN)
     content = workflow.parser.get_parsed_content
     data = content("data")
-    if data.task == "segmentation":
-        raise ValueError(
-            "a linear probe reads pooled features, which say nothing of where a pixel lies: it cannot stand in for a "
-            "segmentation network; search with --method two-stage, svcca or exhaustive"
-        )
     network = content("network")
     if not isinstance(network, TransferClassifier):
         raise ValueError(

@@ -18,7 +18,7 @@ from ttl_monai.engines.search.evaluation import evaluate_choice
 from ttl_monai.engines.search.ledger import Ledger
 from ttl_monai.engines.search.methods import METHODS, Method, Outcome, make_method
 from ttl_monai.engines.search.prepare import prepare_images
-from ttl_monai.engines.search.probe import write_probe_run
+from ttl_monai.engines.search.probe import check_probed, write_probe_run
 from ttl_monai.engines.search.space import KNOB, Space
 from ttl_monai.engines.search.supervise import Workers, default_workers, threads_of, wait_for
 from ttl_monai.engines.search.survey import survey
@@ -141,9 +141,12 @@ class TruncationSearch:
             The search document (see `make_document`).
 
         Raises:
+            ValueError: the method is the probe and the task segmentation.
             KeyboardInterrupt: after the workers have stopped and the command that goes on was printed.
         """
         space = survey(**self._survey)
+        if self.method == "probe":
+            check_probed(space)
         ledger = Ledger.create(self.folder, self.storage, study=self.study, space=space.to_json())
         method = make_method(self.method, space, rule=self.rule, quorum=self.quorum)
         try:

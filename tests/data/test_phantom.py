@@ -287,7 +287,7 @@ def small_demo(monkeypatch, tmp_path):
 
 
 def test_the_demo_is_made_once_and_announced_in_one_line(small_demo, caplog):
-    with caplog.at_level(logging.INFO, "ttl_monai.data.phantom"):
+    with caplog.at_level(logging.INFO, "ttl_monai.data"):
         path = demo_phantom(small_demo)
         made = tree(small_demo), path.stat().st_mtime_ns
         assert demo_phantom(str(small_demo)) == path == small_demo / "datalist.json"

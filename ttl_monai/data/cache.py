@@ -144,16 +144,27 @@ def _load(entry: Path, item: Mapping[str, Any]) -> dict[str, torch.Tensor] | Non
 def _save(tensors: dict[str, torch.Tensor], entry: Path) -> None:
     """Write beside the place, then move: readers see a whole entry or none. A full disk costs time, not the run."""
     content = safetensors.save({**tensors, _CHECKSUM: _checksum(tensors)})
-    temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".tmp")  # mode 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(entry)
+        write_whole(entry, lambda file: file.write(content))
     except OSError as error:
         logger.warning("cache entry not written to %s (%s); going on without it", entry.parent, error.strerror)
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Any], object]) -> None:
+    """Write a private file beside its place, then move it there: readers see a whole file or none.
+
+    Args:
+        path: the file.
+        write: called with the open binary file.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def prepare_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,32 +15,43 @@ from ttl_monai.data.records import content_sha256
 
 __all__ = ["ensure_demo"]
 
+logger = logging.getLogger(__name__)
 
-def ensure_demo(folder: Path, *, made_by: str, title: str, make: Callable[[Path], object]) -> bool:
+
+def ensure_demo(folder: str | Path, *, made_by: str, title: str, what: str, make: Callable[[Path], object]) -> Path:
     """Make a phantom in `folder` unless it lies there already, every byte of its images as it was made.
 
-    It appears whole or not at all, also when the process is killed or several processes ask for it at once.
+    It appears whole or not at all, also when the process is killed or several processes ask for it at once. One line
+    is logged: what it is, where, and how to use one's own data instead.
 
     Args:
         folder: where it lies or shall lie.
         made_by: what its datalist says in "made_by" when it is of this version.
         title: the first line of its README.txt, by which a phantom of another version is known.
+        what: what it holds, for the line that is logged.
         make: makes it in the folder that it gets, with datalist.json and README.txt.
 
     Returns:
-        Whether it was made now.
+        The path of its datalist.json.
 
     Raises:
         ValueError: the folder holds something that is no phantom; it is left as it is.
     """
-    if _is_whole(folder, made_by):
-        return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if _is_whole(folder, made_by):
-            return False
-        _replace(folder, title, make)
-    return True
+    folder = Path(folder).absolute()
+    state = "found"
+    if not _is_whole(folder, made_by):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not _is_whole(folder, made_by):
+                _replace(folder, title, make)
+                state = "made"
+    logger.info(
+        "%s the demo's data in %s: %s. To use your own data, pass --dataset_dir DIR --datalist FILE.",
+        state,
+        folder,
+        what,
+    )
+    return folder / "datalist.json"
 
 
 def _replace(folder: Path, title: str, make: Callable[[Path], object]) -> None:

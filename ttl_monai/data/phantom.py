@@ -187,21 +187,13 @@ def demo_phantom(folder: str | Path, *, masks: bool = False) -> Path:
     Raises:
         ValueError: the folder holds something that is no phantom; it is left as it is.
     """
-    folder = Path(folder).absolute()
-    made = ensure_demo(
+    return ensure_demo(
         folder,
         made_by=_made_by(0, DEMO_PATIENTS, SIZE, masks),
         title=_README.split("\n")[0],
+        what=f"drawn chest x-rays of {DEMO_PATIENTS} patients who do not exist",
         make=lambda place: make_phantom(place, seed=0, patients=DEMO_PATIENTS, size=SIZE, masks=masks),
     )
-    logger.info(
-        "%s the demo's data in %s: drawn chest x-rays of %d patients who do not exist. "
-        "To use your own data, pass --dataset_dir DIR --datalist FILE.",
-        "made" if made else "found",
-        folder,
-        DEMO_PATIENTS,
-    )
-    return folder / "datalist.json"
 
 
 def demo_lung_phantom(folder: str | Path) -> Path:

@@ -179,21 +179,13 @@ def demo_ctpa_phantom(folder: str | Path) -> Path:
     Raises:
         ValueError: the folder holds something that is no phantom; it is left as it is.
     """
-    folder = Path(folder).absolute()
-    made = ensure_demo(
+    return ensure_demo(
         folder,
         made_by=_made_by(0, DEMO_PATIENTS, SHAPE, CLOTS, SMALLEST_MM),
         title=_README.split("\n")[0],
+        what=f"drawn CT scans of {DEMO_PATIENTS} patients who do not exist",
         make=lambda place: make_ctpa_phantom(place, seed=0, patients=DEMO_PATIENTS, shape=SHAPE),
     )
-    logger.info(
-        "%s the demo's data in %s: drawn CT scans of %d patients who do not exist. "
-        "To use your own data, pass --dataset_dir DIR --datalist FILE.",
-        "made" if made else "found",
-        folder,
-        DEMO_PATIENTS,
-    )
-    return folder / "datalist.json"
 
 
 def _made_by(seed: int, patients: int, shape: tuple[int, int, int], clots: tuple[int, int], smallest_mm: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from monai.transforms import Compose
 from monai.transforms.traits import RandomizableTrait
 from torch.utils.data import DataLoader, Dataset
 
-from ttl_monai.data.cache import prepare_folder
+from ttl_monai.data.cache import prepare_folder, write_whole
 from ttl_monai.data.fingerprint import hash_item, hash_transforms
 from ttl_monai.data.volume_reader import REPORT_KEY
 
@@ -129,8 +128,8 @@ class VolumeCache:
         hu = hu.round().clamp(limits.min, limits.max) if hu.is_floating_point() else hu
         array = np.ascontiguousarray(hu.to(torch.int16).numpy())
         facts = {"shape": list(array.shape), "affine": affine.tolist(), "report": report}
-        _write(entry, lambda file: np.save(file, array))
-        _write(entry.with_suffix(".json"), lambda file: file.write(json.dumps(facts).encode()))
+        write_whole(entry, lambda file: np.save(file, array))
+        write_whole(entry.with_suffix(".json"), lambda file: file.write(json.dumps(facts).encode()))
         return CachedVolume(np.load(entry, mmap_mode="r"), affine, report)
 
 
@@ -145,15 +144,3 @@ class _Lengths(Dataset):
 
     def __getitem__(self, index: int) -> int:
         return len(self.cache.open(self.items[index]).array)
-
-
-def _write(path: Path, write: Callable[[Any], object]) -> None:
-    """Write beside the place, then move: readers see a whole file or none."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

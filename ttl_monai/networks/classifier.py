@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -105,13 +104,7 @@ class TransferClassifier(ImageInput):
         if use_checkpoint:
             mark_segments(self.backbone)
         self.head = _build_head(head, _map_shape(body.features, body.example.shape[1], size), num_classes)
-        self.weight_info = replace(body.weight_info, report=body.report(self, "backbone"))
-        logger.info(
-            "%s: %s: %s",
-            backbone if isinstance(backbone, str) else "backbone",
-            self.weight_info.source,
-            self.weight_info.report,
-        )
+        self.weight_info = body.announce(self, "backbone", backbone)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 1|C, ...) in [0, 1] -> logits (B, num_classes)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from monai.networks.blocks import Convolution
@@ -119,13 +118,7 @@ class TransferUNet(ImageInput):
         self.decoder = _Decoder(self.spatial_dims, channels | {bottom: deepest[1]}, widths)
         self.head = Conv[Conv.CONV, self.spatial_dims](decoder_channels[-1], out_channels, kernel_size=3, padding=1)
         self.skips = {_name(stride): skips[stride].name for stride in widths if stride in skips}
-        self.weight_info = replace(body.weight_info, report=body.report(self, "encoder"))
-        logger.info(
-            "%s: %s: %s",
-            encoder if isinstance(encoder, str) else "encoder",
-            self.weight_info.source,
-            self.weight_info.report,
-        )
+        self.weight_info = body.announce(self, "encoder", encoder)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 1|C, ...) in [0, 1] -> logits (B, out_channels, ...), of the image's size."""

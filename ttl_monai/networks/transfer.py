@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
@@ -14,6 +15,8 @@ from ttl_monai.networks.slim import rebuild_after
 from ttl_monai.networks.surgery import freeze_up_to as freeze_backbone
 from ttl_monai.networks.surgery import truncate
 from ttl_monai.networks.tracing import default_example, trace
+
+logger = logging.getLogger(__name__)
 
 _RANGE_TOLERANCE = 1e-3  # interpolation and float16 overshoot a little
 
@@ -90,13 +93,23 @@ class TransferredBackbone:
     weight_info: WeightInfo
     rebuilt: set[str]
 
-    def report(self, network: nn.Module, name: str) -> LoadReport:
-        """What became of the keys of the whole network; all that is not of the backbone is new.
+    def announce(self, network: nn.Module, name: str, given: str | nn.Module) -> WeightInfo:
+        """Say what the weights are, and what became of the keys of the whole network.
 
         Args:
             network: the network that was built around the backbone.
             name: how the backbone is called in it.
+            given: the backbone as it was asked for.
+
+        Returns:
+            The source of the weights, with that report.
         """
+        info = replace(self.weight_info, report=self._report(network, name))
+        logger.info("%s: %s: %s", given if isinstance(given, str) else name, info.source, info.report)
+        return info
+
+    def _report(self, network: nn.Module, name: str) -> LoadReport:
+        """What became of the keys; all that is not of the backbone is new."""
         report = self.weight_info.report
 
         def is_fresh(key: str) -> bool:

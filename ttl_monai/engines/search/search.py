@@ -155,13 +155,13 @@ class TruncationSearch:
             logger.info("\nStopped. Finished cells are kept; this goes on:\n  %s", self.again)
             raise
         ledger.close()
-        results = ledger.results()
-        outcome = method.outcome(results, frozenset({*results, *ledger.failures()}))
+        results, failures = ledger.results(), ledger.failures()
+        outcome = method.outcome(results, frozenset({*results, *failures}))
         self._write_choice(space, outcome)
         if self.method == "probe":
             self._write_probes(space, outcome, results)
         test = evaluate_choice(space, outcome, results, self.folder) if self.evaluate else None
-        return self._report(space, ledger, test)
+        return self._report(space, results, failures, test)
 
     def _work(self, space: Space, method: Method, ledger: Ledger) -> None:
         """One round after the other, until the method has all that it needs."""
@@ -212,7 +212,13 @@ class TruncationSearch:
                 target = self.folder / "probe" / f"repeat{cell.repeat}"
                 write_probe_run(space, outcome.before_training.pick, cell.repeat, source, target)
 
-    def _report(self, space: Space, ledger: Ledger, test: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _report(
+        self,
+        space: Space,
+        results: Mapping[str, Mapping[str, Any]],
+        failures: Mapping[str, str],
+        test: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
         """Write search.json, its table and its picture, of all methods that have run in this folder."""
         record = self.folder / "search.json"
         before = json.loads(record.read_text()) if record.is_file() else {}
@@ -235,8 +241,8 @@ class TruncationSearch:
         document = make_document(
             asked_then,
             methods,
-            ledger.results(),
-            ledger.failures(),
+            results,
+            failures,
             commands=commands,
             test=test or before.get("test"),
         )

@@ -42,7 +42,7 @@ def bundle(tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "README.md").write_text(SECTION, encoding="utf-8")
-    (docs / "results.json").write_text(json.dumps(RESULTS), encoding="utf-8")
+    (docs / "results.json").write_text(json.dumps({"tables": [RESULTS]}), encoding="utf-8")
     return tmp_path
 
 
@@ -67,7 +67,9 @@ def test_check_tells_a_stale_readme_by_its_status_and_writes_nothing(bundle, cap
     assert (bundle / "docs/README.md").read_text(encoding="utf-8") == SECTION
     ttl_table(bundle)
     assert ttl_table(bundle, "--check") == 0
-    (bundle / "docs/results.json").write_text(json.dumps({**RESULTS, "dataset": "other"}), encoding="utf-8")
+    (bundle / "docs/results.json").write_text(
+        json.dumps({"tables": [{**RESULTS, "dataset": "other"}]}), encoding="utf-8"
+    )
     assert ttl_table(bundle, "--check") == 1
 
 
@@ -83,7 +85,7 @@ def test_another_file_can_hold_the_section(bundle):
     ("name", "content", "message"),
     [
         ("results.json", "{", r"results\.json is not valid JSON"),
-        ("results.json", "{}", r"results\.json -> .*missing: dataset"),
+        ("results.json", "{}", r"results\.json -> .*missing: tables"),
         ("README.md", "# none", r"README\.md: expected one section"),
     ],
 )

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from ttl_monai.reports import results_table, update_section
+from ttl_monai.reports import results_table, results_tables, update_section
 
 
 def row(strategy, cut, auroc, auprc, params=3_415_890, trainable=None, macs=131_000_000):
@@ -103,10 +103,33 @@ def test_one_repeat_shows_no_spread(results):
     assert "one run, so that no spread is known" in text
 
 
-@pytest.mark.parametrize("size", [128, [128, 128]])
-def test_spatial_size_is_one_number_or_one_an_axis(results, size):
+@pytest.mark.parametrize(
+    ("size", "words"), [(128, "128x128 pixels"), ([128, 128], "128x128 pixels"), ([24, 32, 32], "24x32x32 voxels")]
+)
+def test_spatial_size_is_one_number_or_one_an_axis(results, size, words):
     results["spatial_size"] = size
-    assert "128x128 pixels" in results_table(results)
+    assert words in results_table(results)
+
+
+def test_repeats_over_seeds_are_called_so(results):
+    results["repeated"] = "seeds"
+    assert "over 3 repeats, each with its own seed." in results_table(results)
+
+
+def test_segmentations_have_their_own_metrics(results):
+    for each in results["rows"]:
+        for k, repeat in enumerate(each["repeats"]):
+            repeat |= {"test_dice": 0.9 - 0.1 * k, "test_jaccard": 0.5, "test_hausdorff95": None}
+    text = results_table(results)
+    assert text.startswith("| strategy | cut | Dice | Jaccard | HD95 | params (M) |")
+    assert "| FTL | - | 0.800 ± 0.100 | 0.500 ± 0.000 | NaN | 3.416 |" in text
+    assert "Dice and Jaccard are means over classes and images; HD95 is in pixels. Latency" in text
+    assert "AUPRC" not in text
+
+
+def test_several_tables_stand_one_after_the_other(results):
+    other = {**copy.deepcopy(results), "dataset": "another"}
+    assert results_tables({"tables": [results, other]}) == results_table(results) + "\n" + results_table(other)
 
 
 def test_unmeasured_cost_is_a_dash(results):

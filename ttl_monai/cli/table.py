@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.reports import docs_section, plot_search, results_table, update_section
+from ttl_monai.reports import docs_section, plot_search, results_tables, update_section
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     docs: Path = arguments.bundle / "docs"
     readme: Path = arguments.readme or docs / "README.md"
     before = readme.read_text(encoding="utf-8")
-    after = _updated(before, "results", docs / "results.json", readme, results_table)
+    after = _updated(before, "results", docs / "results.json", readme, results_tables)
     if (docs / "search.json").is_file() and (arguments.readme is None or "<!-- begin search -->" in before):
 
         def section(content: dict[str, Any]) -> str:

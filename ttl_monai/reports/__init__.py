@@ -6,7 +6,7 @@ from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
 from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
 from ttl_monai.reports.similarity import plot_matrix, plot_similarity, similarity_csv, similarity_text
-from ttl_monai.reports.tables import results_table, update_section
+from ttl_monai.reports.tables import results_table, results_tables, update_section
 
 __all__ = [
     "MaskPanel",
@@ -22,6 +22,7 @@ __all__ = [
     "plot_slice_scores",
     "plot_training_curves",
     "results_table",
+    "results_tables",
     "search_table",
     "similarity_csv",
     "similarity_text",

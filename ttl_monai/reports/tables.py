@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -12,26 +12,44 @@ from scipy.stats import ttest_rel
 
 STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
 # Column head and the key within one repeat.
-METRICS = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
+CLASSIFICATION = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
+SEGMENTATION = {"Dice": "test_dice", "Jaccard": "test_jaccard", "HD95": "test_hausdorff95"}
+ABOUT = {
+    "test_auroc": "AUPRC is average precision; the trapezoid stands beside it for comparison with the paper.",
+    "test_dice": "Dice and Jaccard are means over classes and images; HD95 is in pixels.",
+}
 # Key within a row, divisor, digits.
 COSTS = (("params", 1e6, 3), ("trainable_params", 1e6, 3), ("macs", 1e9, 3), ("latency_ms", 1, 1))
-HEADS = ("strategy", "cut", *METRICS, "params (M)", "trainable (M)", "MACs (G)", "latency (ms)")
+COST_HEADS = ("params (M)", "trainable (M)", "MACs (G)", "latency (ms)")
 RESULT_KEYS = ("dataset", "backbone", "weights", "spatial_size", "max_epochs", "command", "rows")
 ROW_KEYS = ("strategy", "cut", "repeats", "params", "trainable_params", "macs", "latency_ms")
 SIGNIFICANCE = 0.05
 
 
+def results_tables(content: Mapping[str, Any]) -> str:
+    """The tables of a `results.json`, one a data set and network: see `results_table`.
+
+    Args:
+        content: `tables`, a list of results.
+
+    Raises:
+        ValueError: a key is missing, or there is nothing to show.
+    """
+    _require(content, ("tables",), "results")
+    return "\n".join(results_table(each) for each in content["tables"])
+
+
 def results_table(results: Mapping[str, Any]) -> str:
-    """The markdown table of one `results.json`: one line a strategy and cut, then what it was measured on.
+    """The markdown table of one comparison: one line a strategy and cut, then what it was measured on.
 
     Metrics are mean ± sample standard deviation over the repeats; one that is undefined in a repeat is NaN. A value is
     bold only where it beats every other line in a paired t-test over the same splits (two-sided p < 0.05).
 
     Args:
         results: `dataset`, `backbone`, `weights`, `spatial_size` (pixels, one number or one an axis), `max_epochs`,
-            `command`, `rows` and, if known, `threads` (of the latency). A row has `strategy`, `cut` (None: the
-            whole network), `repeats` (each with `split`, `test_auroc`, `test_auprc`, `test_auprc_trapezoid`),
-            `params`, `trainable_params`, `macs`, `latency_ms`.
+            `command`, `rows` and, if known, `threads` (of the latency) and `repeated` ("splits" or "seeds"). A row
+            has `strategy`, `cut` (None: the whole network), `repeats` (each with `split` and the keys of
+            `CLASSIFICATION`, or those of `SEGMENTATION`), `params`, `trainable_params`, `macs`, `latency_ms`.
 
     Returns:
         The table and the lines under it, ending in a newline.
@@ -47,12 +65,22 @@ def results_table(results: Mapping[str, Any]) -> str:
         _require(row, ROW_KEYS, f"the row {row.get('strategy')} {row.get('cut')}")
         if not row["repeats"]:
             raise ValueError(f"the row {row['strategy']} {row['cut']} has no repeats")
+    metrics = SEGMENTATION if "test_dice" in rows[0]["repeats"][0] else CLASSIFICATION
+    for row in rows:
         for repeat in row["repeats"]:
-            _require(repeat, ("split", *METRICS.values()), f"a repeat of {row['strategy']} {row['cut']}")
-    bold = {head: _clear_winner(rows, key) for head, key in METRICS.items()}
-    lines = [_line(HEADS), _line(["---", "---"] + ["---:"] * (len(HEADS) - 2))]
-    lines += [_line(_cells(row, [bold[head] == number for head in METRICS])) for number, row in enumerate(rows)]
-    return "\n".join([*lines, "", *_legend(results, rows, any(winner is not None for winner in bold.values()))]) + "\n"
+            _require(repeat, ("split", *metrics.values()), f"a repeat of {row['strategy']} {row['cut']}")
+    bold = {head: _clear_winner(rows, key) for head, key in metrics.items()}
+    heads = ("strategy", "cut", *metrics, *COST_HEADS)
+    lines = [_line(heads), _line(["---", "---"] + ["---:"] * (len(heads) - 2))]
+    lines += [
+        _line(_cells(row, metrics.values(), [bold[head] == number for head in metrics]))
+        for number, row in enumerate(rows)
+    ]
+    about = ABOUT[next(iter(metrics.values()))]
+    return (
+        "\n".join([*lines, "", *_legend(results, rows, about, any(winner is not None for winner in bold.values()))])
+        + "\n"
+    )
 
 
 def update_section(readme: str, name: str, text: str) -> str:
@@ -115,9 +143,9 @@ def _clear_winner(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
     return best
 
 
-def _cells(row: Mapping[str, Any], bold: Sequence[bool]) -> list[str]:
+def _cells(row: Mapping[str, Any], keys: Iterable[str], bold: Sequence[bool]) -> list[str]:
     cut = "-" if row["cut"] is None else f"`{row['cut']}`"
-    scores = [_mean_std(list(_values(row, key).values())) for key in METRICS.values()]
+    scores = [_mean_std(list(_values(row, key).values())) for key in keys]
     return [
         row["strategy"],
         cut,
@@ -140,15 +168,17 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bold: bool) -> list[str]:
+def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about: str, bold: bool) -> list[str]:
     size = results["spatial_size"]
-    pixels = "x".join(str(side) for side in size) if isinstance(size, Sequence) else f"{size}x{size}"
+    sides = size if isinstance(size, Sequence) else (size, size)
+    pixels = "x".join(map(str, sides)) + (" pixels" if len(sides) == 2 else " voxels")
+    source = "seed" if results.get("repeated") == "seeds" else "split by patient"
     counts = sorted({len(row["repeats"]) for row in rows})
     repeats = " or ".join(str(count) for count in counts)
     spread = (
         "one run, so that no spread is known"
         if counts == [1]
-        else f"mean ± sample standard deviation over {repeats} repeats, each with its own split by patient"
+        else f"mean ± sample standard deviation over {repeats} repeats, each with its own {source}"
     )
     threads = f", {results['threads']} threads" if "threads" in results else ""
     noise = (
@@ -158,9 +188,8 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bold:
     )
     return [
         f"Dataset: {results['dataset']}. Backbone: `{results['backbone']}`, weights: `{results['weights']}`, "
-        f"{pixels} pixels, at most {results['max_epochs']} epochs. Test set, {spread}. AUPRC is average "
-        f"precision; the trapezoid stands beside it for comparison with the paper. Latency: one image on the "
-        f"CPU{threads}. {noise}",
+        f"{pixels}, at most {results['max_epochs']} epochs. Test set, {spread}. {about} Latency: "
+        f"one image on the CPU{threads}. {noise}",
         "",
         f"Repeat it: `{results['command']}`",
     ]

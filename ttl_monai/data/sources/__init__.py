@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("csv", "folder", "masks", "msd", "penet")
+SOURCES = ("csv", "folder", "masks", "msd", "penet", "rsna_pe")
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")

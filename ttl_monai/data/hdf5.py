@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from ttl_monai.data.volume import Volume, VolumeError, VolumeReport, check_axcodes, check_hu, compact, finish
+
+if TYPE_CHECKING:
+    import h5py
 
 __all__ = ["SLICE_MM", "dataset_length", "dataset_sha256", "read_hdf5", "split_entry"]
 
@@ -42,6 +45,8 @@ def _open(path: str | PathLike) -> Iterator[h5py.Dataset]:
         FileNotFoundError: no such file, or none of that key in it.
         OSError: no HDF5 file, or a damaged one.
     """
+    import h5py  # when a file is opened: most data sets have none
+
     entry = split_entry(path)
     if entry is None:
         raise FileNotFoundError(f"{path}: expected FILE.hdf5#KEY")

@@ -57,8 +57,8 @@ class _Study:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this source to `parser`."""
     parser.description = (
-        "PENet's data (Huang et al., npj Digital Medicine 3:61, 2020) come from Stanford on request, under terms of "
-        "their own; see https://github.com/marshuang80/penet. The published split is kept; --fractions, --repeats and "
+        "PENet's data (Huang et al., npj Digital Medicine 3:61, 2020) are Stanford's, under terms of their own; the "
+        "code is at https://github.com/marshuang80/penet. The published split is kept; --fractions, --repeats and "
         "--seed hold with --resplit. The pickle is read without running anything in it."
     )
     add = parser.add_argument

@@ -102,7 +102,7 @@ def test_series_have_the_labels_and_the_slices_of_the_scans(made, exams, caplog)
 
 
 def test_from_feet_is_the_order_of_the_reader(made, exams):
-    for number, exam in enumerate(exams):
+    for number, exam in enumerate(exams[:2]):  # files from the feet, and from the head
         (found,) = find_series(made.parent / image_of(number))
         planes = [pydicom.dcmread(file).pixel_array.astype(int) - 1024 for file in found.from_feet]
         np.testing.assert_array_equal(planes, exam.scan.hu)

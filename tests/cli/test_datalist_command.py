@@ -239,7 +239,7 @@ def test_segmentation_sources_make_datalists_split_by_patient(tmp_path, monkeypa
     assert Path(item["label"]).read_bytes().startswith(b"labelsTr")
 
 
-@pytest.mark.parametrize("words", [["datalist"], *(["datalist", kind] for kind in ("csv", "folder", "masks", "msd"))])
+@pytest.mark.parametrize("words", [["datalist"], *(["datalist", kind] for kind in command.SOURCES)])
 def test_help_reads_well(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         ttl(*words, "--help")

@@ -26,6 +26,7 @@ NOT_IN_COMMAND = {
     "overwrite",
     "workers",
 }
+OF_SPLIT = ("fractions", "repeats", "seed")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -94,6 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
     dataset_dir = (arguments.dataset_dir or arguments.reader.default_dataset_dir(arguments)).absolute()
     arguments.dataset_dir = dataset_dir
     table = arguments.reader.read(arguments)
+    if table.sections and (
+        unused := [name for name in OF_SPLIT if getattr(arguments, name) != arguments.parser.get_default(name)]
+    ):
+        raise ValueError(
+            f"the data set has a published split, which --{' and --'.join(unused)} cannot change; add --resplit to "
+            "split it anew"
+        )
     header = {
         "name": arguments.name or dataset_dir.resolve().name,
         "source": arguments.source,

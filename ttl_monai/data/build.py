@@ -13,7 +13,7 @@ from typing import Any
 from ttl_monai.data.datalist import SECTIONS
 from ttl_monai.data.keys import pseudonym
 from ttl_monai.data.records import Table, check_records, count_classes, drop_identical
-from ttl_monai.data.splits import split_patients
+from ttl_monai.data.splits import published_split, split_patients
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ def build_datalists(
     hash_files: bool = True,
     workers: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Check the records and split them by patient, several times.
+    """Check the records and split them by patient, several times; a published split is kept as it is, once.
 
     Args:
-        table: the records of a source.
+        table: the records of a source; with a published split, `fractions`, `repeats` and `seed` are not used.
         dataset_dir: folder that their paths are relative to.
         header: name, source, licence and made_by of the data set.
         site_key: key of the pseudonyms, or None to write the patient ids as they are (public data).
@@ -57,7 +57,8 @@ def build_datalists(
         raise ValueError(
             f"the name of the data set becomes that of its files: expected no slashes, got {header['name']!r}"
         )
-    check_records(table, dataset_dir, min_patients=sum(fraction > 0 for fraction in fractions))
+    used = set(table.sections.values()) or {name for name, share in zip(SECTIONS, fractions, strict=True) if share > 0}
+    check_records(table, dataset_dir, min_patients=len(used))
     hashes: list[dict[str, str]] = [{}] * len(table.records)
     if hash_files:
         table, hashes = drop_identical(table, dataset_dir, workers=workers)
@@ -65,13 +66,19 @@ def build_datalists(
     ids = {r.patient: r.patient if site_key is None else pseudonym(site_key, r.patient) for r in table.records}
     entries = []
     for record, found in zip(table.records, hashes, strict=True):
-        entry = {"image": record.image, "label": record.label, "patient": ids[record.patient], **found}
+        entry: dict[str, Any] = {"image": record.image, "label": record.label, "patient": ids[record.patient]}
+        if record.image in table.slices:
+            entry["slices"] = table.slices[record.image]
+        entry |= found
         if site_key is not None:
             entry["id"] = pseudonym(site_key, f"image {record.image}")[:16]
         entries.append(entry)
 
-    splits = [split_patients(table, fractions, seed=(seed, repeat)) for repeat in range(repeats)]
-    if len({split.tobytes() for split in splits}) < repeats:
+    if table.sections:
+        splits = [published_split(table, SECTIONS)]
+    else:
+        splits = [split_patients(table, fractions, seed=(seed, repeat)) for repeat in range(repeats)]
+    if len({split.tobytes() for split in splits}) < len(splits):
         raise ValueError(f"{len(ids)} patients do not give {repeats} different splits; ask for fewer --repeats")
     datalists = []
     for repeat, split in enumerate(splits):
@@ -84,9 +91,9 @@ def build_datalists(
                 "name": header["name"],
                 **_describe(table, sections),
                 **header,
-                "seed": seed,
+                "seed": None if table.sections else seed,
                 "repeat": repeat,
-                "split": dict(zip(SECTIONS, fractions, strict=True)),
+                "split": "published" if table.sections else dict(zip(SECTIONS, fractions, strict=True)),
                 "public_ids": site_key is None,
                 **sections,
             }
@@ -102,7 +109,7 @@ def _describe(table: Table, sections: dict[str, list[dict[str, Any]]]) -> dict[s
     }
     for section, found in counts.items():
         if sections[section] and (lacking := [name for name, count in found.items() if not count]):
-            raise ValueError(f"{section} has no image of {', '.join(lacking)}: too few patients; try another --seed")
+            raise ValueError(f"{section} has no image of {', '.join(lacking)}: too few patients; try another split")
     return {
         "task": table.task,
         "class_names": table.class_names,

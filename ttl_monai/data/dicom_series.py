@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from ttl_monai.data.dicom_choice import Series, SeriesRules, against_rules, choose_series, group_series
 from ttl_monai.data.dicom_file import Refused
-from ttl_monai.data.dicom_geometry import GAP_POLICIES, TILT_POLICIES, even_out, measure, untilt
+from ttl_monai.data.dicom_geometry import GAP_POLICIES, TILT_POLICIES, Geometry, even_out, measure, untilt
 from ttl_monai.data.dicom_slices import list_files, read_slices
 from ttl_monai.data.dicom_stack import AIR_HU, check_geometry, check_stack, decode_stack
-from ttl_monai.data.volume import Volume, VolumeError, VolumeReport, check_axcodes, check_hu, compact, finish
+from ttl_monai.data.volume import Volume, VolumeError, VolumeReport, check_axcodes, check_hu, compact, finish, orient
 
 __all__ = ["FoundSeries", "find_series", "read_series"]
 
@@ -28,12 +28,15 @@ class FoundSeries:
         series_uid: its SeriesInstanceUID, "" where it has none; not for logs or outputs.
         study: hash of its study and patient.
         report: whether it is suitable, and what is against it; `report.to_dict()` is safe to write.
+        from_feet: the file of each slice in the order in which `read_series` gives the slices with axes "LPS", from
+            the feet to the head; empty where it is not suitable, or where its slices are not axial.
     """
 
     files: list[Path]
     series_uid: str
     study: str
     report: VolumeReport
+    from_feet: list[Path] = field(default_factory=list)
 
 
 def read_series(
@@ -144,7 +147,7 @@ def _judge(
 ) -> FoundSeries:
     """A series with its report, from headers."""
     report = series.report()
-    first = series.slices[0]
+    first, from_feet = series.slices[0], []
     if (reason := against_rules(series, rules)) is not None:
         report.note("choice", "refused", reason)
     elif broken := sum(len(unreadable.get(folder, ())) for folder in {file.parent for file in series.files}):
@@ -152,12 +155,21 @@ def _judge(
     else:
         try:
             series = check_stack(series, report, "")
-            check_geometry(series, measure(series.slices), report, gaps=gaps, tilt="correct", need_hu=True)
+            geometry = measure(series.slices)
+            check_geometry(series, geometry, report, gaps=gaps, tilt="correct", need_hu=True)
+            from_feet = _from_feet(series, geometry) if report.suitable else []
         except VolumeError:
             pass  # the report says why
         except Refused as refusal:
             report.note("files", "refused", _without_path(refusal))
-    return FoundSeries(series.files, first.series, first.study, report)
+    return FoundSeries(series.files, first.series, first.study, report, from_feet)
+
+
+def _from_feet(series: Series, geometry: Geometry) -> list[Path]:
+    """The files in the order of the slices: their numbers, turned like the volume."""
+    numbers, _ = orient(geometry.order[None, None], geometry.affine(1.0), "LPS")
+    axial = numbers.shape[:2] == (1, 1)
+    return [series.slices[number].path for number in numbers[0, 0]] if axial else []
 
 
 def _without_path(refusal: Refused) -> str:

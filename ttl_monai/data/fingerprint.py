@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import ttl_monai
+from ttl_monai.data.hdf5 import split_entry
 
 __all__ = ["hash_item", "hash_transforms"]
 
@@ -27,11 +28,13 @@ def hash_item(item: Mapping[str, Any]) -> bytes:
 
 
 def _with_identity(value: Any) -> Any:
-    """Put (path, modification time, size) for a path; for a folder, those of its files."""
+    """Put (path, modification time, size) for a path; for a folder, those of its files; for an HDF5 entry, its key."""
     if isinstance(value, (list, tuple)):
         return [_with_identity(one) for one in value]
     if not isinstance(value, (str, os.PathLike)):
         return value
+    if entry := split_entry(value):
+        return [_with_identity(entry[0]), entry[1]]
     path = Path(value)
     try:
         status = path.stat()

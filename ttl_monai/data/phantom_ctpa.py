@@ -156,11 +156,10 @@ def make_ctpa_phantom(
         "licence": "CC0-1.0",
         "made_by": _made_by(seed, patients, shape, clots, smallest_mm),
     }
-    table = Table("binary", CLASS_NAMES, records)
+    table = Table("binary", CLASS_NAMES, records, slices=slices)
     (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
     for section in SECTIONS:
         for entry in datalist[section]:
-            entry["slices"] = slices[entry["image"]]
             entry["sha256"] = content_sha256(folder / entry["image"])
     path = folder / "datalist.json"
     path.write_text(to_json(datalist), encoding="utf-8")

@@ -9,12 +9,14 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
+
+from ttl_monai.data.hdf5 import dataset_length, dataset_sha256, split_entry
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,8 @@ class Record(NamedTuple):
 
     Attributes:
         row: where the user finds it: the row of the table (its header is row 1), or the number of the file.
-        image: path of the image, or of the folder of its DICOM slices, relative to the data set's folder, with forward
-            slashes.
+        image: path of the image, of the folder of its DICOM slices, or `FILE.hdf5#KEY`, relative to the data set's
+            folder, with forward slashes.
         label: index of the class; or one of 1, 0, None (unknown) for each class; or the path of the mask.
         patient: id of the patient as the source gives it. It is never printed.
     """
@@ -47,11 +49,16 @@ class Table:
         task: one of `TASKS`.
         class_names: names of the classes in the order of the labels.
         records: the images.
+        slices: by image, the numbers of a volume's slices that show the finding, ascending, from 0 at the feet; an
+            image that is not here has no labels of slices.
+        sections: by image, the section of a published split; empty where there is none.
     """
 
     task: str
     class_names: list[str]
     records: list[Record]
+    slices: dict[str, list[int]] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
 
 
 def name_rows(rows: Iterable[int], limit: int = 10) -> str:
@@ -167,16 +174,26 @@ def _too_few_patients(table: Table, min_patients: int) -> list[str]:
 
 
 def has_content(path: Path) -> bool:
-    """Whether there is such a file, or such a folder with a file in it: the DICOM slices of one volume."""
+    """Whether there is such a file, or such a folder with a file in it: the DICOM slices of one volume.
+
+    Raises:
+        OSError: for `FILE.hdf5#KEY`, when the file is no HDF5.
+    """
+    if split_entry(path):
+        return dataset_length(path) is not None
     return path.is_file() or (path.is_dir() and any(file.is_file() for file in path.rglob("*")))
 
 
 def content_sha256(path: Path) -> str:
     """SHA-256 of a file; of a folder, that of the sorted hashes of its files, whatever their names.
 
+    Of `FILE.hdf5#KEY`, that of the one data set (`dataset_sha256`).
+
     Raises:
         OSError: what cannot be read, and an empty folder.
     """
+    if split_entry(path):
+        return dataset_sha256(path)
     if path.is_dir():
         digests = sorted(content_sha256(file) for file in path.rglob("*") if file.is_file())
         if not digests:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttl_monai.data.records import Table, label_matrix, patient_numbers
+from ttl_monai.data.records import Table, label_matrix, name_rows, patient_numbers
 
 
 def split_groups(counts: np.ndarray, fractions: Sequence[float], *, seed: int | Sequence[int]) -> np.ndarray:
@@ -70,3 +70,26 @@ def split_patients(table: Table, fractions: Sequence[float], *, seed: int | Sequ
     used = [index for index, fraction in enumerate(fractions) if fraction > 0]
     sections = split_groups(counts, [fractions[index] for index in used], seed=seed)
     return np.array(used)[sections][patients]
+
+
+def published_split(table: Table, names: Sequence[str]) -> np.ndarray:
+    """The section of each record as the data set publishes it.
+
+    Args:
+        table: the records, each with a section in `table.sections`.
+        names: the names of the sections.
+
+    Returns:
+        Index of the section of each record, shape (records,).
+
+    Raises:
+        ValueError: patients in two sections, by row.
+    """
+    sections = np.array([names.index(table.sections[record.image]) for record in table.records])
+    patients = patient_numbers(table)
+    found = np.unique(np.column_stack([patients, sections]), axis=0)[:, 0]
+    shared = np.isin(patients, found[1:][found[1:] == found[:-1]])
+    if shared.any():
+        rows = name_rows(record.row for record, both in zip(table.records, shared, strict=True) if both)
+        raise ValueError(f"the published split has patients in two sections: {rows}; split by patient with --resplit")
+    return sections

@@ -44,7 +44,7 @@ class VolumeReport:
     """What was checked, chosen, corrected and refused for one volume; safe to write beside a prediction.
 
     Attributes:
-        source: "DICOM" or "NIfTI".
+        source: "DICOM", "NIfTI" or "HDF5".
         series: 16 digits that tell series apart (a hash), "" where there is no id.
         modality: such as "CT", "" where the format does not say.
         image_type: the values of ImageType, joined by a backslash as DICOM does.

@@ -48,7 +48,7 @@ class VolumeCache:
     the number of studies and the length of a series; the operating system keeps what is read often; and workers share
     those pages.
     Measured (benchmarks/volume_cache.json): a window takes 0.7 ms, about as with safetensors' slicing, and 65 ms from
-    compressed files. HDF5 and Zarr would need another package, and save disk space only by that decompression.
+    compressed files. HDF5 and Zarr save disk space only by that decompression.
 
     An entry belongs to the item's image (path, modification time in ns and size of each file), to the transforms and
     to the versions of MONAI and of this package. It is written beside its place and moved there, the JSON last, so that

@@ -14,6 +14,7 @@ from pydicom.misc import is_dicom
 
 from ttl_monai.data.dicom_choice import SeriesRules
 from ttl_monai.data.dicom_series import check_options, read_series
+from ttl_monai.data.hdf5 import read_hdf5, split_entry
 from ttl_monai.data.nifti import read_nifti
 from ttl_monai.data.volume import Volume
 
@@ -105,9 +106,9 @@ class DicomSeriesReader(ImageReader):
 
 
 class VolumeReader(DicomSeriesReader):
-    """The same for NIfTI files too, so that a datalist can mix both: one orientation, one scale.
+    """The same for NIfTI files and `FILE.hdf5#KEY` too, so that a datalist can mix them: one orientation, one scale.
 
-    For NIfTI see `read_nifti`; `check_hu` holds for all NIfTI files, as they do not say their modality, and the rules
+    See `read_nifti` and `read_hdf5`; `check_hu` holds for all of them, as they do not say their modality, and the rules
     of series do not apply.
 
     Example:
@@ -115,13 +116,16 @@ class VolumeReader(DicomSeriesReader):
     """
 
     def verify_suffix(self, filename: Sequence[str | PathLike] | str | PathLike) -> bool:
-        """Whether it is one NIfTI file, or DICOM."""
+        """Whether it is one NIfTI file, one series in an HDF5 file, or DICOM."""
         names = ensure_tuple(filename)
-        return (len(names) == 1 and _is_nifti(names[0])) or super().verify_suffix(filename)
+        single = len(names) == 1 and (_is_nifti(names[0]) or split_entry(names[0]) is not None)
+        return single or super().verify_suffix(filename)
 
     def _read(self, paths: tuple[Path, ...]) -> Volume:
         if len(paths) == 1 and _is_nifti(paths[0]):
             return read_nifti(paths[0], axcodes=self.axcodes, check_hu_range=self.check_hu)
+        if len(paths) == 1 and split_entry(paths[0]):
+            return read_hdf5(paths[0], axcodes=self.axcodes, check_hu_range=self.check_hu)
         return super()._read(paths)
 
 

@@ -14,18 +14,20 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("csv", "folder", "masks", "msd")
+SOURCES = ("csv", "folder", "masks", "msd", "penet", "rsna_pe")
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
 
 
-def warn_of_patients(count: int) -> None:
-    """Say what is assumed where nothing tells which images are of one patient."""
+def warn_of_patients(count: int, what: str = "files", remedy: str = "say --patient-regex") -> None:
+    """Say what is assumed where nothing tells which images are of one patient, and what helps."""
     logger.warning(
-        "ASSUMPTION: each of the %d files is a patient of its own. If a patient has several images, training and "
-        "test will share patients and the results will be too good; say --patient-regex.",
+        "ASSUMPTION: each of the %d %s is a patient of its own. If a patient has several images, training and "
+        "test will share patients and the results will be too good; %s.",
         count,
+        what,
+        remedy,
     )
 
 

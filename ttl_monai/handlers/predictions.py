@@ -16,9 +16,11 @@ import torch
 from ignite.engine import Engine, Events
 
 from ttl_monai.analysis import (
+    Intervals,
     auprc_trapezoid,
     auroc,
     average_precision,
+    classification_intervals,
     operating_point,
     sensitivity_specificity,
 )
@@ -150,8 +152,9 @@ class PredictionWriter(Predictions):
     """Write `predictions.csv`, and where labels are known `metrics.json` and `roc_pr.png`.
 
     The CSV has the patient's key, the image's id (both pseudonymous unless the list is of public data), the label, a
-    probability a class and, for a binary task, the decision at the operating point. Attach to the evaluator of an
-    evaluation or inference, on every rank; rank 0 writes.
+    probability a class and, for a binary task, the decision at the operating point. The metrics have their 95 %
+    intervals over patients (`classification_intervals`). Attach to the evaluator of an evaluation or inference, on
+    every rank; rank 0 writes.
 
     Args:
         task: "binary", "multi-class" or "multi-label".
@@ -189,7 +192,14 @@ class PredictionWriter(Predictions):
         write_atomically(self.output_dir / "predictions.csv", self._csv(rows).encode())
         written = ["predictions.csv"]
         if rows and all(row["label"] is not None for row in rows):
-            metrics = {**self.facts, "n": len(rows), **self._metrics(rows)}
+            metrics, intervals = self._metrics(rows), self._intervals(rows)
+            logger.info("%s: %s.", self.section, intervals.describe(metrics))
+            metrics = {
+                **self.facts,
+                "n": len(rows),
+                **{f"{self.section}_{name}": value for name, value in metrics.items()},
+                **intervals.to_dict(self.section),
+            }
             write_atomically(self.output_dir / "metrics.json", json.dumps(metrics, indent=4).encode())
             labels, probabilities = self._arrays(rows)
             threshold = self.threshold if self.task == "binary" else None
@@ -230,5 +240,10 @@ class PredictionWriter(Predictions):
                 labels, probabilities, self.threshold
             )
         # JSON knows no NaN: an undefined metric is null there.
-        named = {f"{self.section}_{title}": value for title, value in result.items()}
-        return {title: float(value) if np.isfinite(value) else None for title, value in named.items()}
+        return {title: float(value) if np.isfinite(value) else None for title, value in result.items()}
+
+    def _intervals(self, rows: list[dict[str, Any]]) -> Intervals:
+        labels, probabilities = self._arrays(rows)
+        threshold = self.threshold if self.task == "binary" else None
+        patients = [row["patient"] or row["image_id"] for row in rows]  # one image each where patients are not known
+        return classification_intervals(labels, probabilities, patients, threshold=threshold)

@@ -4,8 +4,10 @@ import csv
 import json
 
 import pytest
+import torch
 
 from ttl_monai.data import Datalist
+from ttl_monai.engines import build_dataset, build_network
 
 from .conftest import refused
 
@@ -19,8 +21,9 @@ def bundle():
 def predict(make_workflow, trained, tmp_path):
     """Predict what lies in a folder; gives the content of series.json and the rows of predictions.csv."""
 
-    def run(folder):
+    def run(folder, **options):
         settings = {"cache_dir": ..., "datalist": ..., "dataset_dir": str(folder), "output_dir": str(tmp_path / "out")}
+        settings |= options
         workflow = make_workflow(
             "inference.json",
             workflow_type="infer",
@@ -51,7 +54,7 @@ def test_prediction_of_the_folder_equals_the_evaluation(make_workflow, trained, 
     assert len(document["series"]) == len(rows) == 16
     scores = {row["image"]: float(row["probability_positive"]) for row in rows}
     for row in evaluated:
-        assert scores[row["image"]] == pytest.approx(float(row["probability_positive"]), abs=1e-5)
+        assert scores[row["image"]] == pytest.approx(float(row["probability_positive"]), abs=1e-6)
     for each in document["series"]:
         assert each["score"] == pytest.approx(scores[each["image"]], abs=2e-6)
         assert each["score"] == max(window["score"] for window in each["windows"])
@@ -59,6 +62,12 @@ def test_prediction_of_the_folder_equals_the_evaluation(make_workflow, trained, 
         assert [(w["first_mm"], w["last_mm"]) for w in each["windows"]] == [(-116, -28), (-20, 68), (76, 116)]
         assert each["volume"]["suitable"]
         assert (tmp_path / "out" / each["plot"]).stat().st_size > 1000
+    written = {each["image"]: each for each in document["series"]}
+    windows = build_dataset(trained, items[:2], tmp_path / "cache")
+    with torch.no_grad():
+        evaluated = build_network(trained)(torch.stack([each["image"] for each in windows])).softmax(1)[:, 1]
+    found = [each["score"] for item in items[:2] for each in written[item["image_id"]]["windows"]]
+    assert found == pytest.approx(evaluated.tolist(), abs=1e-6)
 
 
 def test_real_series_have_their_geometry_or_a_refusal(predict, shared_data):

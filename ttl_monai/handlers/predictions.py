@@ -31,8 +31,6 @@ from ttl_monai.reports import plot_roc_pr
 
 logger = logging.getLogger(__name__)
 
-_WINDOW = ("start", "first_mm", "last_mm")  # where a window lies in its series
-
 
 def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of all ranks, in the order of the data set."""
@@ -76,16 +74,17 @@ class Predictions:
     def _collect(self, engine: Engine) -> None:
         state: Any = engine.state
         for item, output in zip(state.batch, state.output, strict=True):
-            label = item.get("label")
-            self._rows.append(
-                {
-                    "patient": str(item.get("patient", "")),
-                    "image_id": str(item["image_id"]),
-                    "probabilities": torch.as_tensor(output["pred"]).float().cpu().numpy().tolist(),
-                    "label": None if label is None else np.asarray(label, dtype=float).tolist(),
-                    "window": {name: float(item[name]) for name in _WINDOW if name in item},
-                }
-            )
+            self._rows.append(self._row(item, output))
+
+    def _row(self, item: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of one item."""
+        label = item.get("label")
+        return {
+            "patient": str(item.get("patient", "")),
+            "image_id": str(item["image_id"]),
+            "probabilities": torch.as_tensor(output["pred"]).float().cpu().numpy().tolist(),
+            "label": None if label is None else np.asarray(label, dtype=float).tolist(),
+        }
 
     def _gathered(self) -> list[dict[str, Any]]:
         return gather_rows(self._rows)
@@ -185,6 +184,10 @@ class PredictionWriter(Predictions):
         self.facts = dict(facts or {})
 
     def _end(self, engine: Engine) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Write the files from what was predicted; after a run this is done already."""
         rows = self._pooled(self._gathered())
         if idist.get_rank() != 0:
             return

@@ -3,6 +3,7 @@
 from ttl_monai.networks.classifier import TransferClassifier
 from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
 from ttl_monai.networks.features import PointFeatures
+from ttl_monai.networks.inferer import SeriesInferer
 from ttl_monai.networks.inflate import inflate
 from ttl_monai.networks.losses import ClassificationLoss
 from ttl_monai.networks.param_groups import param_groups
@@ -18,6 +19,7 @@ __all__ = [
     "Point",
     "PointFeatures",
     "ResNeXt3D",
+    "SeriesInferer",
     "TransferClassifier",
     "TransferUNet",
     "count_macs",

@@ -106,6 +106,12 @@ def test_resizing_is_the_mean_over_areas(items, tmp_path):
     full = VolumeCache(transforms(), tmp_path / "a").open(items[0]).array.astype(float)
     half = VolumeCache(transforms(32), tmp_path / "b").open(items[0]).array
     expected = full.reshape(30, 32, 2, 32, 2).mean(axis=(2, 4))
+    volume = VolumeCache(transforms(32), tmp_path / "b").open(items[0])
+    np.testing.assert_allclose(
+        volume.read_affine, VolumeReader(modality="CT").get_data((items[0]["image"],))[1]["affine"]
+    )
+    # the first place of the half is the middle of the first two by two
+    np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], volume.read_affine @ [0.5, 0.5, 0, 1], atol=1e-4)
     np.testing.assert_allclose(half, expected, atol=0.51)
 
 
@@ -116,7 +122,7 @@ def test_entries_are_private_and_anonymous(items, tmp_path):
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in names)
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
     text = names[0].read_text()
-    assert set(json.loads(text)) == {"shape", "affine", "report"}
+    assert set(json.loads(text)) == {"shape", "affine", "read_affine", "report"}
     assert "P00" not in text + names[0].name
     assert str(items[0]["image"]) not in text
 

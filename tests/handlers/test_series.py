@@ -1,4 +1,4 @@
-"""The files of predicted series: scores, places, pictures, and the reasons of what was refused."""
+"""The files of predicted series: scores, places, pictures, Grad-CAM, and the reasons of what was refused."""
 
 import csv
 import json

@@ -16,6 +16,7 @@ import torch
 from ttl_monai.data import SeriesDataset, series_scores
 from ttl_monai.data.windows import window_starts
 from ttl_monai.handlers.files import write_atomically
+from ttl_monai.handlers.gradcam import GradCamWriter
 from ttl_monai.handlers.predictions import PredictionWriter
 from ttl_monai.reports import plot_slice_scores
 
@@ -42,6 +43,7 @@ class SeriesWriter(PredictionWriter):
         refused: more volumes that were refused, with `image_id` and `report`.
         pooling: "max", "mean" or "top-k".
         threshold: operating point of class 1; None leaves the decision out.
+        gradcam: writes the Grad-CAM of the highest window of each series; None leaves it out.
 
     Raises:
         ValueError: for another task or pooling.
@@ -57,13 +59,14 @@ class SeriesWriter(PredictionWriter):
         refused: Sequence[Mapping[str, Any]] = (),
         pooling: str = "max",
         threshold: float | None = None,
+        gradcam: GradCamWriter | None = None,
     ) -> None:
         if task != "binary":
             raise ValueError(f"SeriesWriter writes one score a series: expected the task 'binary', got {task!r}.")
         super().__init__(
             task=task, class_names=class_names, output_dir=output_dir, threshold=threshold, pooling=pooling
         )
-        self.dataset, self.refused = dataset, [*refused, *dataset.refused]
+        self.dataset, self.refused, self.gradcam = dataset, [*refused, *dataset.refused], gradcam
 
     def _row(self, item: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
         places = np.asarray(item["slice_mm"], dtype=np.float64)
@@ -74,23 +77,36 @@ class SeriesWriter(PredictionWriter):
         score = row["probabilities"][1]
         decided = {} if self.threshold is None else {"decision": self.class_names[int(score >= self.threshold)]}
         top = max(windows, key=lambda each: each["score"])
-        plot = f"series_{len(self._rows):03}.png"
+        volume, name = self.dataset.cache.open(self.dataset.data[len(self._rows)]), f"series_{len(self._rows):03}"
         plot_slice_scores(
-            places, scores, top, self.output_dir / plot, class_name=self.class_names[1], threshold=self.threshold
+            places,
+            scores,
+            top,
+            self.output_dir / f"{name}.png",
+            class_name=self.class_names[1],
+            threshold=self.threshold,
         )
-        series = {"image": row["image_id"], "score": round(score, 6), **decided}
-        return row | {"series": {**series, "top_window": top, "windows": windows, "plot": plot}}
+        series = {
+            "image": row["image_id"],
+            "score": round(score, 6),
+            **decided,
+            "top_window": _rounded(top),
+            "windows": [_rounded(each) for each in windows],
+            "plot": f"{name}.png",
+            **({} if self.gradcam is None else {"gradcam": self.gradcam.write(name, item, top, volume)}),
+            "volume": volume.report,
+        }
+        return {**row, "series": series}
 
     def _window(self, start: int, places: np.ndarray, scores: np.ndarray) -> dict[str, float]:
         inside = slice(start, start + self.dataset.size)
         first, last = (round(float(place), 3) for place in places[inside][[0, -1]])
-        return {"start": start, "first_mm": first, "last_mm": last, "score": round(float(scores[inside].mean()), 6)}
+        return {"start": start, "first_mm": first, "last_mm": last, "score": float(scores[inside].mean())}
 
     def write(self) -> None:
         """Write the files from what was predicted; after a run this is done already."""
         super().write()
-        reports = {item["image_id"]: self.dataset.cache.open(item).report for item in self.dataset.data}
-        series = [{**row["series"], "volume": reports[row["image_id"]]} for row in self._rows]
+        series = [row["series"] for row in self._rows]
         refused = [
             {"image": each["image_id"], "reasons": _reasons(each["report"]), "volume": each["report"]}
             for each in self.refused
@@ -105,6 +121,10 @@ class SeriesWriter(PredictionWriter):
         write_atomically(self.output_dir / "series.json", json.dumps(document, indent=4).encode())
         write_atomically(self.output_dir / "series.csv", _csv(series, refused).encode())
         logger.info("Wrote %d series, and %d refused ones, to %s.", len(series), len(refused), self.output_dir)
+
+
+def _rounded(window: Mapping[str, float]) -> dict[str, float]:
+    return {**window, "score": round(window["score"], 6)}
 
 
 def _reasons(report: Mapping[str, Any]) -> list[str]:

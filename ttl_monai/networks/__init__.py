@@ -9,6 +9,7 @@ from ttl_monai.networks.losses import ClassificationLoss
 from ttl_monai.networks.param_groups import param_groups
 from ttl_monai.networks.points import Point, find_point, list_points
 from ttl_monai.networks.resnext3d import ResNeXt3D
+from ttl_monai.networks.saliency import grad_cam
 from ttl_monai.networks.segmenter import TransferUNet
 from ttl_monai.networks.slim import slim_after
 from ttl_monai.networks.smp_weights import load_smp_unet
@@ -26,6 +27,7 @@ __all__ = [
     "count_params",
     "find_point",
     "freeze_up_to",
+    "grad_cam",
     "inflate",
     "list_points",
     "load_smp_unet",

@@ -26,9 +26,7 @@ class SeriesInferer(SlidingWindowInferer):
     def __init__(self, size: int, *, batch_size: int = 8, overlap: float = 0.0) -> None:
         super().__init__(roi_size=(size,), sw_batch_size=batch_size, overlap=overlap)
 
-    def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Score the slices of series of one length.
 
         Args:
@@ -53,5 +51,5 @@ class SeriesInferer(SlidingWindowInferer):
 
         # The slices as the one spatial axis, the pixels as channels: MONAI then gives one value a slice. It would
         # scale H and W of the output by 1 / H and 1 / W as floats, which for some sizes gives 0 (49 * (1 / 49) < 1).
-        result: torch.Tensor = super().__call__(slices_last.flatten(1, 3), predict, *args, **kwargs)
+        result: Any = super().__call__(slices_last.flatten(1, 3), predict, *args, **kwargs)
         return result

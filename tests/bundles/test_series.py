@@ -96,7 +96,7 @@ def check_sound(series):
     assert series["top_window"] in series["windows"]
 
 
-def test_each_real_series_has_its_geometry_or_its_refusal(predict, shared_data):
+def test_each_real_series_has_its_geometry_or_its_refusal_alone_and_in_a_tree(predict, shared_data):
     for name, reason in {SOUND: None, **REASONS}.items():
         document, rows = predict(shared_data / "dicom_series" / name)
         found = [*document["series"], *document["refused"]]
@@ -106,9 +106,6 @@ def test_each_real_series_has_its_geometry_or_its_refusal(predict, shared_data):
             check_sound(found[0])
         else:
             assert reason in " ".join(found[0]["reasons"]), name
-
-
-def test_a_tree_of_all_real_series_loses_none(predict, shared_data):
     document, rows = predict(shared_data / "dicom_series")
     (sound,) = document["series"]
     assert sound["image"] == rows[0]["image"] == SOUND

@@ -3,9 +3,14 @@
 import csv
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from ttl_monai.data import Datalist
+from ttl_monai.data import Datalist, VolumeReader
+from ttl_monai.engines import build_dataset, build_network
 
 from .conftest import refused
 
@@ -19,8 +24,9 @@ def bundle():
 def predict(make_workflow, trained, tmp_path):
     """Predict what lies in a folder; gives the content of series.json and the rows of predictions.csv."""
 
-    def run(folder):
+    def run(folder, **options):
         settings = {"cache_dir": ..., "datalist": ..., "dataset_dir": str(folder), "output_dir": str(tmp_path / "out")}
+        settings |= options
         workflow = make_workflow(
             "inference.json",
             workflow_type="infer",
@@ -51,7 +57,7 @@ def test_prediction_of_the_folder_equals_the_evaluation(make_workflow, trained, 
     assert len(document["series"]) == len(rows) == 16
     scores = {row["image"]: float(row["probability_positive"]) for row in rows}
     for row in evaluated:
-        assert scores[row["image"]] == pytest.approx(float(row["probability_positive"]), abs=1e-5)
+        assert scores[row["image"]] == pytest.approx(float(row["probability_positive"]), abs=1e-6)
     for each in document["series"]:
         assert each["score"] == pytest.approx(scores[each["image"]], abs=2e-6)
         assert each["score"] == max(window["score"] for window in each["windows"])
@@ -59,28 +65,71 @@ def test_prediction_of_the_folder_equals_the_evaluation(make_workflow, trained, 
         assert [(w["first_mm"], w["last_mm"]) for w in each["windows"]] == [(-116, -28), (-20, 68), (76, 116)]
         assert each["volume"]["suitable"]
         assert (tmp_path / "out" / each["plot"]).stat().st_size > 1000
+    written = {each["image"]: each for each in document["series"]}
+    windows = build_dataset(trained, items[:2], tmp_path / "cache")
+    with torch.no_grad():
+        evaluated = build_network(trained)(torch.stack([each["image"] for each in windows])).softmax(1)[:, 1]
+    found = [each["score"] for item in items[:2] for each in written[item["image_id"]]["windows"]]
+    assert found == pytest.approx(evaluated.tolist(), abs=1e-6)
 
 
-def test_real_series_have_their_geometry_or_a_refusal(predict, shared_data):
-    """All volumes of a folder of hard cases, by hand: one CT is sound."""
+# What lies in shared/data/dicom_series, by hand: the one sound CT, and why the others are refused.
+SOUND = "ct_totalseg_j2k"
+REASONS = {
+    "bad_ct_missing_slice": "1 slice missing",
+    "ct_ge_tilt_varspacing": "uneven",
+    "mr_enhanced_philips": "modality MR, expected CT",
+    "mr_hippocrop1": "modality MR, expected CT",
+    "mr_jpegls": "modality MR, expected CT",
+    "pet_like_nonisotropic": "modality MR, expected CT",
+}
+NO_SCANS = {"ct_totalseg_j2k_seg.nii.gz": "no air", "philips_enhanced_anatomical_001.nii.gz": "no air"}
+
+
+def check_sound(series):
+    """20 slices of 512 x 512 pixels of 0.9766 mm, one every 2 mm, from -804.5 to -766.5 mm."""
+    volume = series["volume"]
+    assert (volume["shape"], volume["axcodes"], volume["slices"]) == ([512, 512, 20], "LPS", 20)
+    assert volume["spacing_mm"] == pytest.approx([0.9765625, 0.9765625, 2])
+    places = [(each["first_mm"], each["last_mm"]) for each in series["windows"]]
+    assert places == [(-804.5, -782.5), (-780.5, -766.5)], "windows of 12 slices"
+    assert series["top_window"] in series["windows"]
+
+
+def test_each_real_series_has_its_geometry_or_its_refusal_alone_and_in_a_tree(predict, shared_data):
+    for name, reason in {SOUND: None, **REASONS}.items():
+        document, rows = predict(shared_data / "dicom_series" / name)
+        found = [*document["series"], *document["refused"]]
+        assert len(found) == 1, name
+        assert len(rows) == len(document["series"]) == (reason is None), name
+        if reason is None:
+            check_sound(found[0])
+        else:
+            assert reason in " ".join(found[0]["reasons"]), name
     document, rows = predict(shared_data / "dicom_series")
     (sound,) = document["series"]
-    assert sound["image"] == rows[0]["image"] == "ct_totalseg_j2k"
-    assert sound["volume"]["axcodes"] == "LPS"
-    assert sound["top_window"]["last_mm"] > sound["top_window"]["first_mm"]
+    assert sound["image"] == rows[0]["image"] == SOUND
+    check_sound(sound)
     reasons = {each["image"].split("/")[0]: " ".join(each["reasons"]) for each in document["refused"]}
-    expected = {
-        "bad_ct_missing_slice": "1 slice missing",
-        "ct_ge_tilt_varspacing": "uneven",
-        "ct_totalseg_j2k_seg.nii.gz": "no air",
-        "mr_enhanced_philips": "modality MR, expected CT",
-        "mr_hippocrop1": "modality MR, expected CT",
-        "mr_jpegls": "modality MR, expected CT",
-        "pet_like_nonisotropic": "modality MR, expected CT",
-        "philips_enhanced_anatomical_001.nii.gz": "no air",
-    }
+    expected = REASONS | NO_SCANS
+    assert len(document["refused"]) == len(expected)
     assert reasons.keys() == expected.keys()
     assert all(expected[name] in reasons[name] for name in expected)
+
+
+def test_grad_cam_and_overlap_on_request(predict, tiny_scans, tmp_path):
+    folder = tiny_scans.parent / "images/P0001_0"
+    (plain,) = predict(folder)[0]["series"]
+    assert "gradcam" not in plain
+    assert not list((tmp_path / "out").glob("*gradcam*"))
+    (series,) = predict(folder, gradcam=True, overlap=0.5)[0]["series"]
+    assert [each["start"] for each in series["windows"]] == [each["start"] for each in plain["windows"]]
+    assert series["windows"] != plain["windows"]
+    found = nib.load(tmp_path / "out" / series["gradcam"]["volume"])
+    array, meta = VolumeReader("CT").get_data((folder,))
+    assert found.shape == array.shape
+    np.testing.assert_allclose(found.affine, meta["affine"], atol=1e-4)
+    assert Image.open(tmp_path / "out" / series["gradcam"]["picture"]).width > 1000
 
 
 def test_a_folder_of_refusals_alone_is_reported(predict, tiny_scans, tmp_path):

@@ -12,6 +12,7 @@ from monai.metrics import compute_dice
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 
+from ttl_monai.analysis import mean_intervals
 from ttl_monai.data import XrayReader
 from ttl_monai.data.masks import read_mask
 from ttl_monai.engines.compare_runs import compare_runs
@@ -99,6 +100,10 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     items = json.loads(datalist.read_text())["test"]
     assert metrics["n"] == len(rows) == len(items) > 0
     assert metrics["test_dice"] == pytest.approx(np.mean([float(row["dice_lung"]) for row in rows]), abs=1e-5)
+    scores = {name: [[float(row[f"{name}_lung"])] for row in rows] for name in ("dice", "jaccard")}
+    expected = mean_intervals(scores, [row["patient"] for row in rows]).intervals
+    for name, interval in expected.items():
+        assert metrics[f"test_{name}_interval"] == pytest.approx(interval, abs=1e-5)
     assert metrics["test_hausdorff95"] is None or metrics["test_hausdorff95"] > 0
     (tmp_path / "in").mkdir()
     for item in items:

@@ -16,7 +16,15 @@ from monai.data import DataLoader
 from monai.data.utils import set_rnd
 from monai.transforms import LoadImaged, RandFlipd, Resized
 
-from ttl_monai.data import Datalist, RandomWindowDataset, VolumeCache, VolumeReader, WindowDataset, make_ctpa_phantom
+from ttl_monai.data import (
+    Datalist,
+    RandomWindowDataset,
+    SeriesDataset,
+    VolumeCache,
+    VolumeReader,
+    WindowDataset,
+    make_ctpa_phantom,
+)
 
 
 def transforms(size=None):
@@ -98,6 +106,12 @@ def test_resizing_is_the_mean_over_areas(items, tmp_path):
     full = VolumeCache(transforms(), tmp_path / "a").open(items[0]).array.astype(float)
     half = VolumeCache(transforms(32), tmp_path / "b").open(items[0]).array
     expected = full.reshape(30, 32, 2, 32, 2).mean(axis=(2, 4))
+    volume = VolumeCache(transforms(32), tmp_path / "b").open(items[0])
+    np.testing.assert_allclose(
+        volume.read_affine, VolumeReader(modality="CT").get_data((items[0]["image"],))[1]["affine"]
+    )
+    # the first place of the half is the middle of the first two by two
+    np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], volume.read_affine @ [0.5, 0.5, 0, 1], atol=1e-4)
     np.testing.assert_allclose(half, expected, atol=0.51)
 
 
@@ -108,7 +122,7 @@ def test_entries_are_private_and_anonymous(items, tmp_path):
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in names)
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
     text = names[0].read_text()
-    assert set(json.loads(text)) == {"shape", "affine", "report"}
+    assert set(json.loads(text)) == {"shape", "affine", "read_affine", "report"}
     assert "P00" not in text + names[0].name
     assert str(items[0]["image"]) not in text
 
@@ -170,12 +184,6 @@ def test_all_windows_in_order_with_their_labels(items, cache):
     assert {window["window_label"] for window in data} == {0, 1}
 
 
-def test_windows_say_where_they_lie_in_mm(items, cache):
-    """The phantom spans 240 mm about its middle: 30 slices of 8 mm, the last window holds six."""
-    data = WindowDataset(items[:1], cache, size=12)
-    assert [(each["first_mm"], each["last_mm"]) for each in data] == [(-116, -28), (-20, 68), (76, 116)]
-
-
 def test_windows_for_the_network_are_the_scaled_centre(items, cache):
     raw, ready = (WindowDataset(items[:2], cache, size=12, spatial_size=size) for size in (None, 48))
     for a, b in zip(raw, ready, strict=True):
@@ -220,7 +228,31 @@ def test_wrong_options_of_windows_are_refused(items, cache):
 
 def test_items_without_labels_have_none(cache, items):
     data = WindowDataset([{"image": items[0]["image"]}], cache, size=12)
-    assert set(data[0]) == {"image", "start", "first_mm", "last_mm"}
+    assert set(data[0]) == {"image", "start"}
+
+
+# ---- whole series
+
+
+def test_a_series_holds_the_windows_of_the_evaluation_one_after_the_other(items, cache):
+    windows = WindowDataset(items, cache, size=12, spatial_size=48)
+    series = SeriesDataset(items, cache, size=12, spatial_size=48)
+    assert len(series) == len(items)
+    for index, each in enumerate(series):
+        assert each["image_id"] == items[index]["image_id"]
+        assert each["image"].shape == (1, 36, 48, 48)  # 30 slices, and 6 of air
+        expected = torch.cat([windows[3 * index + number]["image"] for number in range(3)], dim=1)
+        assert torch.equal(each["image"], expected)
+    assert (each["image"][:, 30:] == 0).all()
+
+
+def test_a_series_says_where_its_slices_and_voxels_lie(items, cache):
+    """The phantom spans 240 mm about its middle: 30 slices of 8 mm."""
+    (series,) = SeriesDataset(items[:1], cache, size=12, spatial_size=48)
+    np.testing.assert_allclose(series["slice_mm"], np.arange(-116, 117, 8))
+    volume = cache.open(items[0])
+    for i, j, k in ((0, 0, 0), (47, 0, 3), (5, 40, 29)):
+        np.testing.assert_allclose(series["affine"] @ [i, j, k, 1], volume.affine @ [i + 8, j + 8, k, 1])
 
 
 # ---- random windows

@@ -1,4 +1,4 @@
-"""Volumes found in a tree, and the windows of a run's data set."""
+"""Volumes found in a tree, and what the reader refuses of them."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from monai.transforms import LoadImaged
 
-from ttl_monai.data import VolumeCache, VolumeReader, WindowDataset, make_ctpa_phantom
+from ttl_monai.data import SeriesDataset, VolumeCache, VolumeReader, WindowDataset, make_ctpa_phantom
 from ttl_monai.engines import find_volumes
 
 
@@ -52,21 +52,18 @@ def test_two_copies_of_a_file_have_different_ids(tree, tmp_path):
     assert second == f"{first}#2"
 
 
-def test_what_the_reader_refuses_is_skipped_on_request(tree):
+def test_what_the_reader_refuses_is_set_aside_to_predict_and_stops_an_evaluation(tree):
     def cache():
         return VolumeCache([LoadImaged("image", reader=VolumeReader("CT"), ensure_channel_first=True)])
 
     items = find_volumes(str(tree), "", file_names=True).items
-    windows = WindowDataset(items, cache(), size=12, on_refusal="skip")
-    assert len(windows.series) == 5
-    assert len(windows) == 10
-    (refused,) = windows.refused
+    series = SeriesDataset(items, cache(), size=12, spatial_size=64)
+    assert len(series) == 5
+    (refused,) = series.refused
     assert refused["image_id"] == "mask.nii.gz"
     assert "no air" in str(refused["report"]["checks"])
     with pytest.raises(RuntimeError):
         WindowDataset(items, cache(), size=12)
-    with pytest.raises(ValueError, match="on_refusal must be 'raise' or 'skip', got 'ignore'"):
-        WindowDataset(items, cache(), on_refusal="ignore")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("nothing", "does not exist"), ("", "no CT series and no NIfTI file")])

@@ -6,7 +6,13 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from ttl_monai.analysis import auprc_trapezoid, auroc, average_precision, sensitivity_specificity
+from ttl_monai.analysis import (
+    auprc_trapezoid,
+    auroc,
+    average_precision,
+    classification_intervals,
+    sensitivity_specificity,
+)
 from ttl_monai.handlers import OperatingPoint, PredictionWriter
 
 GENERATOR = torch.Generator().manual_seed(2)
@@ -54,7 +60,8 @@ def test_a_one_class_validation_gives_nan_and_no_crash():
     assert np.isnan(metrics["val_threshold"])
 
 
-def test_metrics_and_csv_of_a_binary_task(tmp_path):
+def test_metrics_and_csv_of_a_binary_task(tmp_path, caplog):
+    caplog.set_level("INFO")
     probabilities, labels = binary()
     writer = PredictionWriter(
         task="binary", class_names=["no", "yes"], output_dir=tmp_path, threshold=0.6, facts={"strategy": "TTL"}
@@ -67,11 +74,30 @@ def test_metrics_and_csv_of_a_binary_task(tmp_path):
     sensitivity, specificity = sensitivity_specificity(labels, scores, 0.6)
     assert (metrics["test_sensitivity"], metrics["test_specificity"]) == (sensitivity, specificity)
     assert metrics["strategy"] == "TTL"
+    for name in ("auroc", "auprc", "sensitivity", "specificity"):
+        low, high = metrics[f"test_{name}_interval"]
+        assert low < metrics[f"test_{name}"] < high
+        assert f"{name} {metrics[f'test_{name}']:.3f} ({low:.3f} to {high:.3f})" in caplog.text
+    assert metrics["bootstrap"]["patients"] == 37
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert [row["patient"] for row in rows] == [f"key{i}" for i in range(37)]
     assert [row["label"] for row in rows] == [["no", "yes"][i] for i in labels]
     assert [row["decision"] for row in rows] == [["no", "yes"][int(s >= 0.6)] for s in scores]
     assert (tmp_path / "roc_pr.png").exists()
+
+
+def test_the_images_of_a_patient_are_drawn_together(tmp_path):
+    probabilities, labels = binary()
+    rows = [(number % 3, *row) for number, row in enumerate(zip(probabilities, labels, strict=True))]
+    items = [{"patient": f"key{key}", "image_id": f"{n}", "label": label} for n, (key, _, label) in enumerate(rows)]
+    handler = PredictionWriter(task="binary", class_names=["no", "yes"], output_dir=tmp_path)
+    engine = Engine(lambda *_: [{"pred": each} for each in probabilities])
+    handler.attach(engine)
+    engine.run([items])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    expected = classification_intervals(labels, probabilities.double(), [key for key, *_ in rows])
+    assert metrics["bootstrap"]["patients"] == 3
+    assert metrics["test_auroc_interval"] == pytest.approx(expected.intervals["auroc"])
 
 
 def test_multi_label_masks_unknown_labels(tmp_path):

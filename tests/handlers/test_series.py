@@ -1,4 +1,4 @@
-"""The files of predicted series: scores, places, pictures, and the reasons of what was refused."""
+"""The files of predicted series: scores, places, pictures, Grad-CAM, and the reasons of what was refused."""
 
 import csv
 import json
@@ -17,20 +17,25 @@ REFUSAL = {"suitable": False, "checks": [{"name": "spacing", "outcome": "refused
 
 
 def writer(folder, **options):
-    series = [{"image_id": name} for name in ("a", "b")]
+    data = [{"image_id": name} for name in ("a", "b")]
     opened = SimpleNamespace(report={"suitable": True, "checks": []})
-    dataset = SimpleNamespace(series=series, refused=[{"image_id": "c", "report": REFUSAL}])
+    dataset = SimpleNamespace(data=data, size=24, refused=[{"image_id": "c", "report": REFUSAL}])
     dataset.cache = SimpleNamespace(open=lambda item: opened)
     settings = {"task": "binary", "class_names": ["no", "yes"], "output_dir": folder, "dataset": dataset}
     return SeriesWriter(**{**settings, **options})
 
 
 def predict(handler):
-    rows = [("a", 0, 0.2), ("a", 24, 0.9), ("b", 0, 0.4)]
-    items = [{"image_id": i, "start": s, "first_mm": s * 1.25, "last_mm": s * 1.25 + 28.75} for i, s, _ in rows]
-    engine = Engine(lambda *_: [{"pred": torch.tensor([1 - score, score])} for *_, score in rows])
+    """Series of 40 and of 20 slices of 1.25 mm, padded to 48 and 24."""
+    scores = {"a": [0.2] * 24 + [0.9] * 8 + [0.7] * 16, "b": [0.4] * 24}
+    items = [{"image_id": name, "slice_mm": torch.arange(40 if name == "a" else 20) * 1.25} for name in scores]
+    engine = Engine(lambda _, batch: [{"pred": both(scores[item["image_id"]])} for item in batch])
     handler.attach(engine)
-    engine.run([items])
+    engine.run([items[:1], items[1:]])
+
+
+def both(scores):
+    return torch.stack([1 - torch.tensor(scores), torch.tensor(scores)])
 
 
 def test_scores_places_and_reasons_are_written(tmp_path):
@@ -38,9 +43,11 @@ def test_scores_places_and_reasons_are_written(tmp_path):
     document = json.loads((tmp_path / "series.json").read_text())
     first, second = document["series"]
     assert (first["image"], first["decision"], second["decision"]) == ("a", "yes", "no")
-    assert first["score"] == pytest.approx(0.9, abs=1e-6)
-    assert {**first["top_window"], "score": 0} == {"start": 24, "first_mm": 30, "last_mm": 58.75, "score": 0}
-    assert [each["start"] for each in first["windows"]] == [0, 24]
+    # the second window: 8 slices of 0.9 and 8 of 0.7, without the padding
+    assert first["score"] == pytest.approx(0.8, abs=1e-6)
+    assert first["top_window"] == {"start": 24, "first_mm": 30, "last_mm": 48.75, "score": 0.8}
+    assert [(each["start"], each["score"]) for each in first["windows"]] == [(0, 0.2), (24, 0.8)]
+    assert [(each["first_mm"], each["last_mm"]) for each in second["windows"]] == [(0, 23.75)]
     assert first["volume"]["suitable"]
     assert [(each["image"], each["reasons"]) for each in document["refused"]] == [
         ("d", ["spacing: uneven"]),
@@ -48,8 +55,19 @@ def test_scores_places_and_reasons_are_written(tmp_path):
     ]
     rows = list(csv.DictReader((tmp_path / "series.csv").open()))
     assert [row["outcome"] for row in rows] == ["predicted", "predicted", "refused", "refused"]
-    assert (rows[0]["top_first_mm"], rows[0]["top_last_mm"]) == ("30.0", "58.75")
+    assert (rows[0]["top_first_mm"], rows[0]["top_last_mm"]) == ("30.0", "48.75")
     assert rows[3]["reasons"] == "spacing: uneven"
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [(row["image"], row["probability_yes"], row["decision"]) for row in rows] == [
+        ("a", "0.800000", "yes"),
+        ("b", "0.400000", "no"),
+    ]
+
+
+def test_the_windows_are_pooled(tmp_path):
+    predict(writer(tmp_path, pooling="mean"))
+    scores = [each["score"] for each in json.loads((tmp_path / "series.json").read_text())["series"]]
+    assert scores == pytest.approx([0.5, 0.4], abs=1e-6)
 
 
 def test_the_picture_shows_where_the_score_is(tmp_path):
@@ -69,6 +87,7 @@ def test_nothing_but_refusals_is_written_too(tmp_path):
     document = json.loads((tmp_path / "series.json").read_text())
     assert document["series"] == []
     assert [each["image"] for each in document["refused"]] == ["c"]
+    assert (tmp_path / "predictions.csv").read_text() == "patient,image,label,probability_no,probability_yes\n"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +102,8 @@ def test_wrong_settings_are_refused(tmp_path, options, reason):
         writer(tmp_path, **options)
 
 
-def test_a_picture_of_no_windows_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="needs at least one window"):
-        plot_slice_scores([], tmp_path / "x.png", class_name="yes")
+@pytest.mark.parametrize("scores", [[], [0.5]])
+def test_a_picture_of_no_slices_or_other_scores_is_refused(tmp_path, scores):
+    places = [] if not scores else [1.0, 2.0]
+    with pytest.raises(ValueError, match="a score for each of at least one slice"):
+        plot_slice_scores(places, scores, {"first_mm": 0, "last_mm": 0, "score": 0}, tmp_path / "x.png", class_name="a")

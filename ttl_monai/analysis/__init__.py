@@ -1,5 +1,6 @@
 """Pure functions on arrays: metrics, operating points, spread over repeats, similarity of features."""
 
+from ttl_monai.analysis.bootstrap import Intervals, classification_intervals, mean_intervals
 from ttl_monai.analysis.canonical import CcaResult
 from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
@@ -27,6 +28,7 @@ from ttl_monai.analysis.wachter import (
 __all__ = [
     "CcaResult",
     "CrossMoments",
+    "Intervals",
     "LinearProbe",
     "Similarity",
     "Transition",
@@ -36,10 +38,12 @@ __all__ = [
     "average_precision",
     "bhattacharyya",
     "cca",
+    "classification_intervals",
     "excess_area",
     "fit_probe",
     "linear_cka",
     "match_grids",
+    "mean_intervals",
     "mean_std",
     "operating_point",
     "overlap_coefficient",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ttl_monai.data.volume import Volume, VolumeError, VolumeReport
     from ttl_monai.data.volume_cache import VolumeCache
     from ttl_monai.data.volume_reader import DicomSeriesReader, VolumeReader
-    from ttl_monai.data.window_datasets import RandomWindowDataset, WindowDataset
+    from ttl_monai.data.window_datasets import RandomWindowDataset, SeriesDataset, WindowDataset
     from ttl_monai.data.windows import WindowAugment, hu_to_unit, series_scores
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "PrepareBatch",
     "RandomWindowDataset",
     "SelectSliced",
+    "SeriesDataset",
     "SeriesRules",
     "SliceOrientationd",
     "Volume",
@@ -74,6 +75,7 @@ _MODULES = {
     "SliceOrientationd": "slices",
     "DicomSeriesReader": "volume_reader",
     "RandomWindowDataset": "window_datasets",
+    "SeriesDataset": "window_datasets",
     "SeriesRules": "dicom_choice",
     "Volume": "volume",
     "VolumeCache": "volume_cache",

@@ -14,6 +14,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.transforms.traits import RandomizableTrait
+from monai.utils import MetaKeys
 from torch.utils.data import DataLoader, Dataset
 
 from ttl_monai.data.cache import prepare_folder, write_whole
@@ -32,11 +33,13 @@ class CachedVolume(NamedTuple):
         array: int16 (K, J, I), mapped from disk: what is not touched is not read. With axes "LPS", K counts slices from
             the feet, J rows from the front, I columns from the right.
         affine: 4 x 4, from (i, j, k) to mm in RAS.
+        read_affine: that of the volume as it was read, before it was cropped and resized.
         report: the report of the reader as a dictionary, None where the reader makes none.
     """
 
     array: np.ndarray
     affine: np.ndarray
+    read_affine: np.ndarray
     report: dict[str, Any] | None
 
 
@@ -44,7 +47,7 @@ class VolumeCache:
     """Volumes after their deterministic transforms, each read and prepared once.
 
     One volume is an uncompressed .npy of int16 with its slices in a row, opened with `mmap_mode="r"`, beside a small
-    JSON with affine and report. So a window of slices is one short sequential read; memory holds the window, whatever
+    JSON with affines and report. So a window of slices is one short sequential read; memory holds the window, whatever
     the number of studies and the length of a series; the operating system keeps what is read often; and workers share
     those pages.
     Measured (benchmarks/volume_cache.json): a window takes 0.7 ms, about as with safetensors' slicing, and 65 ms from
@@ -106,7 +109,7 @@ class VolumeCache:
             array = np.load(entry, mmap_mode="r")
             if array.dtype != np.int16 or list(array.shape) != facts["shape"]:
                 raise ValueError("another array")
-            return CachedVolume(array, np.array(facts["affine"]), facts["report"])
+            return CachedVolume(array, np.array(facts["affine"]), np.array(facts["read_affine"]), facts["report"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
@@ -119,18 +122,20 @@ class VolumeCache:
         if not isinstance(image, torch.Tensor) or image.ndim != 4 or image.shape[0] != 1:
             found = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
             raise ValueError(f"the transforms of a volume must end with 'image' of shape (1, I, J, K), got {found}")
-        affine, report = np.eye(4), None
+        affine, read_affine, report = np.eye(4), np.eye(4), None
         if isinstance(image, MetaTensor):
             affine = np.asarray(image.affine, dtype=float)
+            read_affine = np.asarray(image.meta.get(MetaKeys.ORIGINAL_AFFINE, affine), dtype=float)
             report = json.loads(image.meta[REPORT_KEY]) if REPORT_KEY in image.meta else None
         limits = np.iinfo(np.int16)
         hu = image.as_subclass(torch.Tensor)[0].permute(2, 1, 0)  # (I, J, K) -> (K, J, I)
         hu = hu.round().clamp(limits.min, limits.max) if hu.is_floating_point() else hu
         array = np.ascontiguousarray(hu.to(torch.int16).numpy())
-        facts = {"shape": list(array.shape), "affine": affine.tolist(), "report": report}
+        affines = {"affine": affine.tolist(), "read_affine": read_affine.tolist()}
+        facts = {"shape": list(array.shape), **affines, "report": report}
         write_whole(entry, lambda file: np.save(file, array))
         write_whole(entry.with_suffix(".json"), lambda file: file.write(json.dumps(facts).encode()))
-        return CachedVolume(np.load(entry, mmap_mode="r"), affine, report)
+        return CachedVolume(np.load(entry, mmap_mode="r"), affine, read_affine, report)
 
 
 class _Lengths(Dataset):

@@ -1,4 +1,4 @@
-"""Data sets of windows: random ones for training, all of them for evaluation and prediction."""
+"""Data sets of windows, random ones for training and all of them for evaluation, and of whole series to predict."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
 from ttl_monai.data.volume import VolumeError
-from ttl_monai.data.volume_cache import CachedVolume, VolumeCache
+from ttl_monai.data.volume_cache import VolumeCache
 from ttl_monai.data.windows import WindowAugment, count_slices, cut_window, window_starts
 
-__all__ = ["RandomWindowDataset", "WindowDataset"]
+__all__ = ["RandomWindowDataset", "SeriesDataset", "WindowDataset"]
 
 _OF_SERIES = ("patient", "image_id")  # what a window has from its series
 
 
 class WindowDataset(Dataset):
-    """All windows of all series, one after the other, for evaluation and prediction.
+    """All windows of all series, one after the other, for evaluation.
 
-    Items have `image` (1, size, J, I); `patient` and `image_id` of their series; `start`; `first_mm` and `last_mm`, how
-    far the middles of their first and last slice lie towards the head (RAS); and where labels are known `label`, that
-    of the series, and `window_label`, 1 where at least `min_slices` slices of the window show the finding. Handlers put
-    the windows of one `image_id` together.
+    Items have `image` (1, size, J, I); `patient` and `image_id` of their series; `start`; and where labels are known
+    `label`, that of the series, and `window_label`, 1 where at least `min_slices` slices of the window show the
+    finding. Handlers put the windows of one `image_id` together.
 
     Note:
         In PENet's data, 162 positive series of validation and test have no slice labels, so that the labels of their
@@ -40,8 +39,6 @@ class WindowDataset(Dataset):
             wants it; None leaves int16 HU.
         label: which label stands in `label`, "series" or "window"; the other one is then left out.
         workers: processes that prepare volumes.
-        on_refusal: "raise" what the reader refuses, or "skip" those series: then `refused` has their `image_id` and
-            `report`, and `series` the others.
 
     Raises:
         ValueError: options out of range, and whatever the cache refuses.
@@ -57,38 +54,19 @@ class WindowDataset(Dataset):
         spatial_size: int | None = None,
         label: str = "series",
         workers: int = 0,
-        on_refusal: str = "raise",
     ) -> None:
         _check_window(size, min_slices)
-        if on_refusal not in ("raise", "skip"):
-            raise ValueError(f"on_refusal must be 'raise' or 'skip', got {on_refusal!r}")
         if label not in ("series", "window"):
             raise ValueError(f"label must be 'series' or 'window', got {label!r}")
         self.cache, self.size, self.min_slices = cache, size, min_slices
         self.spatial_size, self.label = spatial_size, label
-        self.refused: list[dict[str, Any]] = []
-        self.series = data if on_refusal == "raise" else [item for item in data if self._is_sound(item)]
-        lengths = cache.prepare(self.series, workers=workers)
+        lengths = cache.prepare(data, workers=workers)
         # One description a window, without its image: for whoever wants to know what is in the data set.
         self.data = [
             self._describe(item, start)
-            for item, length in zip(self.series, lengths, strict=True)
+            for item, length in zip(data, lengths, strict=True)
             for start in window_starts(length, size)
         ]
-
-    def _is_sound(self, item: Mapping[str, Any]) -> bool:
-        """Whether the reader takes a series; if not, its report is kept."""
-        try:
-            self.cache.open(item)
-        except (RuntimeError, ValueError) as error:
-            cause: BaseException | None = error  # under what MONAI wraps around it
-            while cause is not None and not isinstance(cause, VolumeError):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            self.refused.append({"image_id": item["image_id"], "report": cause.report.to_dict()})
-            return False
-        return True
 
     def _describe(self, item: Mapping[str, Any], start: int) -> dict[str, Any]:
         described = {"image": item["image"], "start": start}
@@ -104,28 +82,74 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         described = self.data[index]
-        volume, start = self.cache.open(described), described["start"]
-        image = torch.from_numpy(cut_window(volume.array, start, self.size))[None]
-        if self.spatial_size is not None:
-            height, width = volume.array.shape[1:]
-            if height != width:
-                raise ValueError(
-                    f"spatial_size crops square slices, got slices of {height} x {width}; add CenterSquareCropd or "
-                    "Resized to the transforms of the volume"
-                )
-            centre = WindowAugment(self.spatial_size, crop_from=height, training=False, mean=0)
-            image = centre(image[None])[0]
-        return {**described, "image": image, **_span_mm(volume, start, self.size)}
+        array = self.cache.open(described).array
+        return {**described, "image": _cut(array, described["start"], self.size, self.spatial_size)}
 
 
-def _span_mm(volume: CachedVolume, start: int, size: int) -> dict[str, float]:
-    """How far the middles of the first and the last slice of a window lie towards the head."""
-    slices, rows, columns = volume.array.shape
-    places = [
-        volume.affine @ np.array([(columns - 1) / 2, (rows - 1) / 2, k, 1.0])
-        for k in (start, min(start + size, slices) - 1)
-    ]
-    return dict(zip(("first_mm", "last_mm"), (round(float(place[2]), 3) for place in places), strict=True))
+class SeriesDataset(Dataset):
+    """Whole series, one an item, to predict; those that the reader refuses are set aside.
+
+    Items have `image` (1, K', spatial_size, spatial_size) in [0, 1], padded with air to a multiple of `size`, so that
+    windows without overlap are those of `WindowDataset`; `affine` (4, 4), from its (i, j, k) to mm in RAS; `slice_mm`
+    (K,), how far the middle of each slice lies towards the head (K <= K': none for the padding); and `image_id`.
+
+    Attributes:
+        data: the series that are sound.
+        refused: `image_id` and `report` of the others.
+
+    Args:
+        data: items with `image` and `image_id`.
+        cache: gives the volumes; the constructor prepares those that are not there yet.
+        size: slices in a window.
+        spatial_size: see `WindowDataset`.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], cache: VolumeCache, *, size: int, spatial_size: int) -> None:
+        self.cache, self.size, self.spatial_size = cache, size, spatial_size
+        self.refused: list[dict[str, Any]] = []
+        self.data = [item for item in data if self._is_sound(item)]
+
+    def _is_sound(self, item: Mapping[str, Any]) -> bool:
+        """Whether the reader takes a series; if not, its report is kept."""
+        try:
+            self.cache.open(item)
+        except (RuntimeError, ValueError) as error:
+            cause: BaseException | None = error  # under what MONAI wraps around it
+            while cause is not None and not isinstance(cause, VolumeError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            self.refused.append({"image_id": item["image_id"], "report": cause.report.to_dict()})
+            return False
+        return True
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        volume = self.cache.open(item)
+        slices, rows, columns = volume.array.shape
+        image = _cut(volume.array, 0, -(-slices // self.size) * self.size, self.spatial_size)
+        affine, numbers = volume.affine.copy(), np.arange(slices)
+        middle = affine[2] @ [(columns - 1) / 2, (rows - 1) / 2, 0, 1]
+        slice_mm = middle + affine[2, 2] * numbers
+        affine[:3, 3] += affine[:3, :2] @ [(full - self.spatial_size) // 2 for full in (columns, rows)]  # of the crop
+        return {"image_id": item["image_id"], "image": image, "affine": affine, "slice_mm": slice_mm}
+
+
+def _cut(array: np.ndarray, start: int, size: int, spatial_size: int | None) -> torch.Tensor:
+    """Some slices (1, size, J, I); with `spatial_size` their centre as the network takes it, (1, size, S, S)."""
+    image = torch.from_numpy(cut_window(array, start, size))[None]
+    if spatial_size is None:
+        return image
+    height, width = array.shape[1:]
+    if height != width:
+        raise ValueError(
+            f"spatial_size crops square slices, got slices of {height} x {width}; add CenterSquareCropd or Resized to "
+            "the transforms of the volume"
+        )
+    return WindowAugment(spatial_size, crop_from=height, training=False, mean=0)(image[None])[0]
 
 
 class RandomWindowDataset(Randomizable, Dataset):

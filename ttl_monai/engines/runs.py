@@ -165,7 +165,8 @@ def build_dataset(
     run_dir: str | Path,
     items: Sequence[Mapping[str, Any]],
     cache_dir: str | Path | None,
-    options: Mapping[str, Any] | None = None,
+    *,
+    whole_series: bool = False,
 ) -> Any:
     """Items as the network of a run takes them: the run's evaluation data set on other data.
 
@@ -173,7 +174,7 @@ def build_dataset(
         run_dir: the folder of the run.
         items: what `Datalist.section`, `inference_items` or `find_volumes` gives.
         cache_dir: folder for prepared images; None keeps none.
-        options: more arguments of the data set.
+        whole_series: one item a series (`SeriesDataset`) instead of its windows.
 
     Returns:
         The data set.
@@ -181,9 +182,10 @@ def build_dataset(
     # As objects, not as config: a file's name may begin with one of the marks of MONAI's expressions.
     folder = None if cache_dir is None else Path(cache_dir)
     spec = {**load_spec(run_dir)["dataset"], "_mode_": "callable"}
-    return ConfigParser({"dataset": spec, "cache_dir": folder}).get_parsed_content("dataset")(
-        data=items, **(options or {})
-    )
+    if whole_series:
+        spec |= {"_target_": "ttl_monai.data.SeriesDataset"}
+        del spec["min_slices"]
+    return ConfigParser({"dataset": spec, "cache_dir": folder}).get_parsed_content("dataset")(data=items)
 
 
 def _check_wish(trained: dict[str, Any]) -> None:

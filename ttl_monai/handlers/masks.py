@@ -17,6 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import compute_dice, compute_iou
 
+from ttl_monai.analysis import mean_intervals
 from ttl_monai.data import write_mask
 from ttl_monai.data.slices import SLICE_AXCODES
 from ttl_monai.handlers.files import write_atomically
@@ -34,8 +35,9 @@ class MaskScores:
 
     The CSV has the patient's key and the image's id (both pseudonymous unless the list is of public data), and for each
     structure Dice, Jaccard (empty where the mask does not show the structure) and the pixels drawn and found.
-    `metrics.json` has the engine's metrics, with `section` for `val`. Attach to an evaluator whose postprocessing has
-    put masks and images of the files' own size into the output, on every rank; rank 0 writes the tables.
+    `metrics.json` has the engine's metrics, with `section` for `val`, and the 95 % intervals of Dice and Jaccard over
+    patients (`mean_intervals`). Attach to an evaluator whose postprocessing has put masks and images of the files' own
+    size into the output, on every rank; rank 0 writes the tables.
 
     Args:
         class_names: names of the classes, the background first.
@@ -106,7 +108,11 @@ class MaskScores:
             name.replace("val_", f"{self.section}_", 1): value if math.isfinite(value) else None
             for name, value in engine.state.metrics.items()
         }
-        content = {**self.facts, "n": len(rows), **metrics}
+        scores = {name: [row[name] for row in rows] for name in ("dice", "jaccard")}
+        intervals = mean_intervals(scores, [row["patient"] or row["image_id"] for row in rows])
+        means = {name: metrics.get(f"{self.section}_{name}") for name in scores}
+        logger.info("%s: %s.", self.section, intervals.describe(means))
+        content = {**self.facts, "n": len(rows), **metrics, **intervals.to_dict(self.section)}
         write_atomically(self.output_dir / "metrics.json", json.dumps(content, indent=4).encode())
         logger.info("Wrote masks.csv, metrics.json and pictures of %d images to %s.", len(rows), self.output_dir)
 

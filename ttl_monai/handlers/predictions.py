@@ -16,9 +16,11 @@ import torch
 from ignite.engine import Engine, Events
 
 from ttl_monai.analysis import (
+    Intervals,
     auprc_trapezoid,
     auroc,
     average_precision,
+    classification_intervals,
     operating_point,
     sensitivity_specificity,
 )
@@ -28,8 +30,6 @@ from ttl_monai.handlers.pooling import check_labels, check_pooling, pool_rows
 from ttl_monai.reports import plot_roc_pr
 
 logger = logging.getLogger(__name__)
-
-_WINDOW = ("start", "first_mm", "last_mm")  # where a window lies in its series
 
 
 def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -74,16 +74,17 @@ class Predictions:
     def _collect(self, engine: Engine) -> None:
         state: Any = engine.state
         for item, output in zip(state.batch, state.output, strict=True):
-            label = item.get("label")
-            self._rows.append(
-                {
-                    "patient": str(item.get("patient", "")),
-                    "image_id": str(item["image_id"]),
-                    "probabilities": torch.as_tensor(output["pred"]).float().cpu().numpy().tolist(),
-                    "label": None if label is None else np.asarray(label, dtype=float).tolist(),
-                    "window": {name: float(item[name]) for name in _WINDOW if name in item},
-                }
-            )
+            self._rows.append(self._row(item, output))
+
+    def _row(self, item: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of one item."""
+        label = item.get("label")
+        return {
+            "patient": str(item.get("patient", "")),
+            "image_id": str(item["image_id"]),
+            "probabilities": torch.as_tensor(output["pred"]).float().cpu().numpy().tolist(),
+            "label": None if label is None else np.asarray(label, dtype=float).tolist(),
+        }
 
     def _gathered(self) -> list[dict[str, Any]]:
         return gather_rows(self._rows)
@@ -150,8 +151,9 @@ class PredictionWriter(Predictions):
     """Write `predictions.csv`, and where labels are known `metrics.json` and `roc_pr.png`.
 
     The CSV has the patient's key, the image's id (both pseudonymous unless the list is of public data), the label, a
-    probability a class and, for a binary task, the decision at the operating point. Attach to the evaluator of an
-    evaluation or inference, on every rank; rank 0 writes.
+    probability a class and, for a binary task, the decision at the operating point. The metrics have their 95 %
+    intervals over patients (`classification_intervals`). Attach to the evaluator of an evaluation or inference, on
+    every rank; rank 0 writes.
 
     Args:
         task: "binary", "multi-class" or "multi-label".
@@ -182,6 +184,10 @@ class PredictionWriter(Predictions):
         self.facts = dict(facts or {})
 
     def _end(self, engine: Engine) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Write the files from what was predicted; after a run this is done already."""
         rows = self._pooled(self._gathered())
         if idist.get_rank() != 0:
             return
@@ -189,7 +195,14 @@ class PredictionWriter(Predictions):
         write_atomically(self.output_dir / "predictions.csv", self._csv(rows).encode())
         written = ["predictions.csv"]
         if rows and all(row["label"] is not None for row in rows):
-            metrics = {**self.facts, "n": len(rows), **self._metrics(rows)}
+            metrics, intervals = self._metrics(rows), self._intervals(rows)
+            logger.info("%s: %s.", self.section, intervals.describe(metrics))
+            metrics = {
+                **self.facts,
+                "n": len(rows),
+                **{f"{self.section}_{name}": value for name, value in metrics.items()},
+                **intervals.to_dict(self.section),
+            }
             write_atomically(self.output_dir / "metrics.json", json.dumps(metrics, indent=4).encode())
             labels, probabilities = self._arrays(rows)
             threshold = self.threshold if self.task == "binary" else None
@@ -230,5 +243,10 @@ class PredictionWriter(Predictions):
                 labels, probabilities, self.threshold
             )
         # JSON knows no NaN: an undefined metric is null there.
-        named = {f"{self.section}_{title}": value for title, value in result.items()}
-        return {title: float(value) if np.isfinite(value) else None for title, value in named.items()}
+        return {title: float(value) if np.isfinite(value) else None for title, value in result.items()}
+
+    def _intervals(self, rows: list[dict[str, Any]]) -> Intervals:
+        labels, probabilities = self._arrays(rows)
+        threshold = self.threshold if self.task == "binary" else None
+        patients = [row["patient"] or row["image_id"] for row in rows]  # one image each where patients are not known
+        return classification_intervals(labels, probabilities, patients, threshold=threshold)

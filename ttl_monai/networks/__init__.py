@@ -3,11 +3,13 @@
 from ttl_monai.networks.classifier import TransferClassifier
 from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
 from ttl_monai.networks.features import PointFeatures
+from ttl_monai.networks.inferer import SeriesInferer
 from ttl_monai.networks.inflate import inflate
 from ttl_monai.networks.losses import ClassificationLoss
 from ttl_monai.networks.param_groups import param_groups
 from ttl_monai.networks.points import Point, find_point, list_points
 from ttl_monai.networks.resnext3d import ResNeXt3D
+from ttl_monai.networks.saliency import grad_cam
 from ttl_monai.networks.segmenter import TransferUNet
 from ttl_monai.networks.slim import slim_after
 from ttl_monai.networks.smp_weights import load_smp_unet
@@ -18,12 +20,14 @@ __all__ = [
     "Point",
     "PointFeatures",
     "ResNeXt3D",
+    "SeriesInferer",
     "TransferClassifier",
     "TransferUNet",
     "count_macs",
     "count_params",
     "find_point",
     "freeze_up_to",
+    "grad_cam",
     "inflate",
     "list_points",
     "load_smp_unet",

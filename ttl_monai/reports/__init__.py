@@ -1,6 +1,7 @@
 """Figures and tables of a run and of a search: pure functions from records to files and text."""
 
 from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
+from ttl_monai.reports.heat import plot_heat
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
@@ -14,6 +15,7 @@ __all__ = [
     "candidates_table",
     "console_table",
     "docs_section",
+    "plot_heat",
     "plot_masks",
     "plot_matrix",
     "plot_roc_pr",

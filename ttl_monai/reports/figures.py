@@ -122,16 +122,20 @@ def plot_roc_pr(
 
 
 def plot_slice_scores(
-    windows: Sequence[Mapping[str, float]],
+    places: ArrayLike,
+    scores: ArrayLike,
+    top: Mapping[str, float],
     path: str | Path,
     *,
     class_name: str,
     threshold: float | None = None,
 ) -> Path:
-    """Draw the score of each window over the slices that it holds, from feet to head.
+    """Draw the score of each slice of a series, from feet to head, and the window of the highest score.
 
     Args:
-        windows: `first_mm` and `last_mm`, the places of the first and last slice, and `score` of each.
+        places: of the slices, in mm towards the head, (K,).
+        scores: likewise.
+        top: `first_mm` and `last_mm`, the places of the window's first and last slice, and its `score`.
         path: the PNG file; its folder is made.
         class_name: name of the class that is scored.
         threshold: the operating point, drawn as a line.
@@ -140,19 +144,18 @@ def plot_slice_scores(
         The path written.
 
     Raises:
-        ValueError: no window at all.
+        ValueError: no slice at all, or another number of scores than of places.
     """
-    if not windows:
-        raise ValueError("plot_slice_scores needs at least one window, got none")
+    x, y = np.asarray(places, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if not x.size or x.shape != y.shape:
+        raise ValueError(f"expected a score for each of at least one slice, got {y.shape} for the places {x.shape}")
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
-    top = max(range(len(windows)), key=lambda number: windows[number]["score"])
-    for number, each in enumerate(windows):
-        color = PALETTE[1] if number == top else PALETTE[0]
-        label = f"highest: {each['score']:.3f}, {each['first_mm']:g} to {each['last_mm']:g} mm"
-        span = [each["first_mm"], each["last_mm"]]
-        axes.plot(span, [each["score"]] * 2, color=color, linewidth=3, label=label if number == top else None)
-        axes.fill_between(span, [each["score"]] * 2, color=color, alpha=0.15)
+    axes.plot(x, y, color=PALETTE[0], linewidth=2, drawstyle="steps-mid", label="slices")
+    axes.fill_between(x, y, color=PALETTE[0], alpha=0.15, step="mid")
+    label = f"highest window: {top['score']:.3f}, {top['first_mm']:g} to {top['last_mm']:g} mm"
+    span = [top["first_mm"], top["last_mm"]]
+    axes.plot(span, [top["score"]] * 2, color=PALETTE[1], linewidth=4, solid_capstyle="projecting", label=label)
     if threshold is not None and math.isfinite(threshold):
         axes.axhline(threshold, color="0.3", linestyle="--", label=f"operating point {threshold:.3g}")
     _tidy(axes)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.reports import docs_section, plot_search, results_table, update_section
+from ttl_monai.reports import docs_section, emboli_table, plot_search, results_table, update_section
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `table`."""
-    text = "write results and searches into a bundle's README, from docs/results.json and docs/search.json"
+    text = "write results and searches into a bundle's README, from the records in docs: results, emboli, search .json"
     parser = subparsers.add_parser("table", help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, as bundles/covid_ttl")
     parser.add_argument(
@@ -33,7 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
     docs: Path = arguments.bundle / "docs"
     readme: Path = arguments.readme or docs / "README.md"
     before = readme.read_text(encoding="utf-8")
-    after = _updated(before, "results", docs / "results.json", readme, results_table)
+    # A bundle has one of these records at least; of those that it lacks, the README keeps what it says.
+    sections = {"results": results_table, "emboli": emboli_table}
+    known = [name for name in sections if (docs / f"{name}.json").is_file()]
+    after = before
+    for name in known or ["results"]:
+        if name == "results" or arguments.readme is None or f"<!-- begin {name} -->" in before:
+            after = _updated(after, name, docs / f"{name}.json", readme, sections[name])
     if (docs / "search.json").is_file() and (arguments.readme is None or "<!-- begin search -->" in before):
 
         def section(content: dict[str, Any]) -> str:

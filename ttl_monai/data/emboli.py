@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.ndimage import affine_transform, distance_transform_edt
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from sklearn.cluster import KMeans
 
@@ -21,7 +23,7 @@ __all__ = ["Blob", "Site", "check_apart", "draw_scan", "partition_arteries", "su
 DIAMETERS_MM = (6.0, 14.0)
 EDGE_MM = 2.0  # over which a blob fades out, as partial volume does
 _TRIES = 30  # places that one shape is tried at
-_SHAPES = 200  # shapes that are tried before a site counts as too small
+_SHAPES = 100  # shapes that are tried before a site counts as too small
 # How scans differ, as ranges that are drawn from uniformly.
 _GAIN, _SCALE, _NOISE_HU = (0.75, 1.1), (0.94, 1.06), (10, 30)
 _SHIFT_MM = (6.0, 4.0, 4.0)
@@ -134,12 +136,11 @@ def partition_arteries(
         raise ValueError(f"expected arteries of at least {count} voxels, one a block, got {len(places)}")
     owners = np.random.default_rng(seed).permutation([section for section in SECTIONS for _ in range(blocks[section])])
     found = KMeans(count, n_init=4, random_state=seed).fit_predict(places)
-    owner = np.full(arteries.shape, "", dtype=owners.dtype)
-    owner[arteries] = owners[found]
     parts = {}
     for section in SECTIONS:
-        others = arteries & (owner != section)
-        parts[section] = (owner == section) & (distance_transform_edt(~others, sampling=spacing_mm) >= margin_mm)
+        own = owners[found] == section
+        parts[section] = np.zeros(arteries.shape, dtype=bool)
+        parts[section][tuple(np.argwhere(arteries)[own][_away(places[own], places[~own]) >= margin_mm].T)] = True
     if empty := [section for section, part in parts.items() if not part.any()]:
         raise ValueError(f"nothing is left for {', '.join(empty)} with margins of {margin_mm:g} mm; take fewer blocks")
     check_apart(parts, spacing_mm, margin_mm)
@@ -157,15 +158,18 @@ def check_apart(parts: Mapping[str, np.ndarray], spacing_mm: Sequence[float], ma
     Raises:
         ValueError: with the two nearest parts and their distance.
     """
-    gaps: dict[tuple[str, str], float] = {}
-    for name, part in parts.items():
-        away = distance_transform_edt(~part, sampling=spacing_mm)
-        gaps |= {(name, other): float(away[mask].min()) for other, mask in parts.items() if other != name}
+    places = {name: np.argwhere(part) * np.asarray(spacing_mm) for name, part in parts.items()}
+    gaps = {pair: float(_away(*(places[name] for name in pair)).min()) for pair in combinations(places, 2)}
     pair = min(gaps, key=lambda each: gaps[each])
     if gaps[pair] < margin_mm:
         raise ValueError(
             f"expected parts at least {margin_mm:g} mm apart, but {' and '.join(pair)} are {gaps[pair]:.2f} mm apart"
         )
+
+
+def _away(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How far each place (N, 3) lies from the nearest of the others (M, 3)."""
+    return np.asarray(cKDTree(others).query(places)[0])
 
 
 def surroundings(hu: np.ndarray, arteries: np.ndarray, spacing_mm: Sequence[float]) -> Site:
@@ -181,7 +185,7 @@ def surroundings(hu: np.ndarray, arteries: np.ndarray, spacing_mm: Sequence[floa
 
 
 def vessels_beside(hu: np.ndarray, arteries: np.ndarray, spacing_mm: Sequence[float]) -> Site:
-    """What else is full of contrast medium within 40 mm of the arteries (veins, heart, aorta): defects, but elsewhere.
+    """What else is full of contrast medium within 30 mm of the arteries (veins, heart, aorta): defects, but elsewhere.
 
     Args:
         hu: (slices, rows, columns).
@@ -189,7 +193,7 @@ def vessels_beside(hu: np.ndarray, arteries: np.ndarray, spacing_mm: Sequence[fl
         spacing_mm: distances of slices, rows and columns.
     """
     away = distance_transform_edt(~arteries, sampling=spacing_mm)
-    return Site((away > 2 * EDGE_MM) & (hu > 300), spacing_mm, away < 40)
+    return Site((away > 2 * EDGE_MM) & (hu > 300), spacing_mm, away < 30)
 
 
 def draw_scan(

@@ -26,7 +26,7 @@ FILES = ("datalist.json", "shuffled.json", "elsewhere.json")
 
 
 def read_cta(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """A CT angiography and the mask of its pulmonary arteries.
+    """A CT angiography and the mask of its pulmonary arteries, as far as 30 mm around these.
 
     Args:
         folder: of cta.nii.gz and pulmonary_artery.nii.gz.
@@ -42,7 +42,11 @@ def read_cta(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[float, float, 
     if mask.array.shape != volume.array.shape or not np.allclose(mask.affine, volume.affine, atol=1e-3):
         raise ValueError(f"cta.nii.gz and pulmonary_artery.nii.gz in {folder} do not lie on the same voxels")
     dx, dy, dz = (float(each) for each in np.linalg.norm(volume.affine[:3, :3], axis=0))
-    return volume.array.transpose(2, 1, 0), mask.array.transpose(2, 1, 0) > 0, (dz, dy, dx)
+    hu, arteries, spacing_mm = volume.array.transpose(2, 1, 0), mask.array.transpose(2, 1, 0) > 0, (dz, dy, dx)
+    places = np.argwhere(arteries)
+    low, high = places.min(axis=0) - np.divide(30, spacing_mm), places.max(axis=0) + np.divide(30, spacing_mm)
+    box = tuple(slice(max(int(first), 0), int(last) + 1) for first, last in zip(low, high, strict=True))
+    return hu[box], arteries[box], spacing_mm
 
 
 def make_emboli(

@@ -156,3 +156,14 @@ def test_a_readme_without_the_section_of_searches_is_told(searched):
     (searched / "docs/README.md").write_text(SECTION)
     with pytest.raises(ValueError, match=r"search\.json -> .*expected one section <!-- begin search -->"):
         ttl_table(searched)
+
+
+def test_other_records_have_sections_of_their_own(bundle, monkeypatch):
+    monkeypatch.setattr(table, "emboli_table", lambda content: f"made of {content['what']}\n")
+    (bundle / "docs/emboli.json").write_text('{"what": "it"}', encoding="utf-8")
+    readme = bundle / "docs/README.md"
+    readme.write_text("<!-- begin emboli -->\n<!-- end emboli -->\n" + SECTION, encoding="utf-8")
+    assert ttl_table(bundle) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("<!-- begin emboli -->\n\nmade of it\n\n<!-- end emboli -->\n")
+    assert "| FTL | - | 0.750 |" in text

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.reports import docs_section, plot_search, results_tables, update_section
+from ttl_monai.reports import docs_section, emboli_table, plot_search, results_tables, update_section
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `table`."""
-    text = "write results and searches into a bundle's README, from docs/results.json and docs/search.json"
+    text = "write results and searches into a bundle's README, from the records in docs: results, emboli, search .json"
     parser = subparsers.add_parser("table", help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, as bundles/covid_ttl")
     parser.add_argument(
@@ -34,12 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     readme: Path = arguments.readme or docs / "README.md"
     before = readme.read_text(encoding="utf-8")
     after = _updated(before, "results", docs / "results.json", readme, results_tables)
-    if (docs / "search.json").is_file() and (arguments.readme is None or "<!-- begin search -->" in before):
 
-        def section(content: dict[str, Any]) -> str:
-            return _searches(content["searches"], docs, readme, draw=not arguments.check)
+    def searches(content: dict[str, Any]) -> str:
+        return _searches(content["searches"], docs, readme, draw=not arguments.check)
 
-        after = _updated(after, "search", docs / "search.json", readme, section)
+    for name, make in (("emboli", emboli_table), ("search", searches)):
+        source = docs / f"{name}.json"
+        if source.is_file() and (arguments.readme is None or f"<!-- begin {name} -->" in before):
+            after = _updated(after, name, source, readme, make)
     if before == after:
         print(f"{readme} is up to date with the records in {docs}")
         return 0

@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["FIELD_MM", "CtScan", "draw_ct"]
+__all__ = ["EMBOLUS_HU", "FIELD_MM", "CtScan", "draw_ct", "positive_slices"]
 
 # Height, depth and width of what the scan shows.
 FIELD_MM = (240.0, 346.0, 346.0)
-_ARTERY_HU, _EMBOLUS_HU, _NODE_HU = (300, 500), (30, 80), (20, 80)
+_ARTERY_HU, EMBOLUS_HU, _NODE_HU = (300, 500), (30, 80), (20, 80)
 _NOISE_HU = (10, 30)
 _MIN_POSITIVE_SLICES = 4  # a positive window of the PENet protocol has as many
 _MIN_VOXELS = 2  # of an embolus in a slice that counts as positive
@@ -108,7 +108,7 @@ def draw_ct(
     if positive:
         wide = [tube for tube in tree[1:] if tube.end_radius >= smallest_mm]
         emboli = _draw_emboli(canvas, wide, arteries, clot_rng, clots)
-    canvas.paint(emboli, clot_rng.uniform(*_EMBOLUS_HU))
+    canvas.paint(emboli, clot_rng.uniform(*EMBOLUS_HU))
     noise = gaussian_filter(scan_rng.standard_normal(shape, dtype=np.float32), 0.6)
     canvas.hu += noise * np.float32(scan_rng.uniform(*_NOISE_HU) / noise.std())
     shown = emboli > 0.5
@@ -117,7 +117,7 @@ def draw_ct(
         spacing_mm=canvas.spacing_mm,
         emboli=shown,
         arteries=arteries > 0.5,
-        slices=_positive_slices(shown),
+        slices=positive_slices(shown),
     )
 
 
@@ -241,7 +241,7 @@ def _draw_emboli(
     emboli = np.zeros_like(arteries)
     wanted = int(rng.integers(clots[0], clots[1] + 1))
     number = 0
-    while number < wanted or len(_positive_slices(emboli > 0.5)) < _MIN_POSITIVE_SLICES:
+    while number < wanted or len(positive_slices(emboli > 0.5)) < _MIN_POSITIVE_SLICES:
         tube = wide[rng.integers(len(wide))]
         first, last = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
         aside = 0.25 * tube.end_radius * _unit(rng.standard_normal(3))
@@ -253,5 +253,6 @@ def _draw_emboli(
     return emboli
 
 
-def _positive_slices(emboli: np.ndarray) -> tuple[int, ...]:
+def positive_slices(emboli: np.ndarray) -> tuple[int, ...]:
+    """Numbers of the slices that show enough of an embolus to count as positive."""
     return tuple(int(k) for k in np.flatnonzero(emboli.sum(axis=(1, 2)) >= _MIN_VOXELS))

@@ -20,7 +20,7 @@ from ttl_monai.data.demo import ensure_demo
 from ttl_monai.data.phantom_ct import CtScan, draw_ct
 from ttl_monai.data.records import Record, Table, content_sha256
 
-__all__ = ["CtExam", "demo_ctpa_phantom", "draw_ctpa_phantom", "make_ctpa_phantom"]
+__all__ = ["CtExam", "demo_ctpa_phantom", "draw_ctpa_phantom", "make_ctpa_phantom", "to_nifti"]
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def make_ctpa_phantom(
         name = f"images/{exam.patient}_{exam.number}" + (".nii.gz" if exam.format == "NIfTI" else "")
         if exam.format == "NIfTI":
             (folder / "images").mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(_nifti(exam.scan))
+            (folder / name).write_bytes(to_nifti(exam.scan))
         else:
             _write_dicom(folder / name, exam, seed)
         records.append(Record(len(records) + 2, name, exam.label, exam.patient))
@@ -194,7 +194,7 @@ def _made_by(seed: int, patients: int, shape: tuple[int, int, int], clots: tuple
     )
 
 
-def _nifti(scan: CtScan) -> bytes:
+def to_nifti(scan: CtScan) -> bytes:
     """A compressed NIfTI with axes towards left, posterior and superior, about the middle."""
     dz, dy, dx = scan.spacing_mm
     array = scan.hu.transpose(2, 1, 0)

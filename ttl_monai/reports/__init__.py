@@ -1,5 +1,6 @@
 """Figures and tables of a run and of a search: pure functions from records to files and text."""
 
+from ttl_monai.reports.emboli import emboli_table
 from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
 from ttl_monai.reports.heat import plot_heat
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
@@ -15,6 +16,7 @@ __all__ = [
     "candidates_table",
     "console_table",
     "docs_section",
+    "emboli_table",
     "plot_heat",
     "plot_masks",
     "plot_matrix",

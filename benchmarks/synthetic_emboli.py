@@ -1,0 +1,233 @@
+"""Synthetic emboli: does the pipeline of ctpa_ttl learn filling defects, and find them where it has never seen any?
+
+One real CT angiography, artificial defects: it shows that the pipeline works, and nothing follows from it for patients.
+The mask of the pulmonary arteries is shared out among training, validation and test in compact blocks at least 3 mm
+apart, anew for each seed. A pair of scans is drawn from the CT with other contrast, size, place and noise; one of the
+two has 1 to 3 defects, whole inside of its section's part of the arteries, and both have the same 2 to 4 distractors,
+equal blobs in the tissue or lung beside the arteries. Beside the test section lies `elsewhere`: the same positive
+scans, and in their twins the defects lie in veins, heart and aorta.
+
+Trained by train.json and its overlays, and scored by evaluate.json, by series. Controls: the labels of training and
+validation shuffled; how often a positive scan scores higher than its twin; and in the positive test scans, windows
+every 4 slices, those with a defect against those without: `windows` of the scans, `windows_twin` of the same windows
+in their twins, where nothing is to be found (what anatomy alone gives). A training that is finished is not done again:
+the whole can be run in pieces, by the same command.
+
+    python benchmarks/synthetic_emboli.py --cta DATA/cta --work RUNS --out bundles/ctpa_ttl/docs/emboli.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+
+from ttl_monai.analysis import auroc
+from ttl_monai.data import SECTIONS, Datalist, WindowAugment
+from ttl_monai.data.emboli import DIAMETERS_MM
+from ttl_monai.data.emboli_files import BLOCKS, MARGIN_MM, SHAPE, make_emboli
+from ttl_monai.data.windows import count_slices, cut_window
+from ttl_monai.engines import build_dataset, build_network, load_spec
+from ttl_monai.handlers.files import file_sha256
+
+CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "ctpa_ttl" / "configs"
+STEP = 6  # slices from one window of the control to the next
+SETTINGS: dict[str, Any] = {
+    "spatial_size": [24, 48, 48],
+    "crop_from": 52,
+    "field_size": -1,
+    "min_slices": 3,
+    "batch_size": 8,
+    "positive_fraction": 0.4,
+    "rotate_degrees": 10.0,
+}
+LITE0, TTL = "backbone_lite0_3d.json", "strategy_ttl.json"
+logger = logging.getLogger("synthetic_emboli")
+
+
+class Row(NamedTuple):
+    """A network and how it is trained."""
+
+    name: str
+    overlays: tuple[str, ...] = ()
+    cut: str | None = None
+    shuffled: bool = False
+    epochs: int = 12
+    learning_rate: float = 1e-3
+
+
+ROWS = (
+    Row("lite0_ftl", (LITE0,)),
+    Row("lite0_ttl", (LITE0, TTL), cut="blocks.3"),
+    Row("resnext3d14"),
+    Row("resnext3d14_shuffled", shuffled=True),
+)
+
+
+def run(configs: list[str], **overrides: object) -> None:
+    """Run a bundle config to its end."""
+    workflow = ConfigWorkflow([str(CONFIGS / name) for name in configs], logging_file=False, **overrides)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def one_cell(folder: Path, row: Row, data: Path, seed: int, arguments: argparse.Namespace) -> None:
+    """Train and evaluate one network on one seed, unless that is done."""
+    where = {"dataset_dir": str(data), "cache_dir": str(arguments.work / "cache")}
+    datalist = data / ("shuffled.json" if row.shuffled else "datalist.json")
+    asked = {**SETTINGS, "max_epochs": row.epochs, "learning_rate": row.learning_rate}
+    record = folder / "run.json"
+    if record.is_file():
+        found = json.loads(record.read_text())
+        made = {key: found["config"][key] for key in asked} | {"datalist": found["data"]["sha256"]}
+        wanted = asked | {"datalist": file_sha256(datalist)}
+        if made != wanted:
+            raise ValueError(f"{folder} was trained with {made}, but {wanted} is asked for: use another --work folder")
+    if not record.is_file() or json.loads(record.read_text())["status"] != "finished":
+        cut = {"cuts#ttl": row.cut} if row.cut else {}
+        options = {**where, **asked, **cut, "datalist": str(datalist), "seed": seed, "resume": "auto"}
+        run(["train.json", *row.overlays], **options, output_dir=str(folder))
+    for name, output in (("datalist.json", folder), ("elsewhere.json", folder / "elsewhere")):
+        if not (output / "test" / "metrics.json").is_file():
+            options = {**where, "datalist": str(data / name), "run_dir": str(folder), "output_dir": str(output)}
+            run(["train.json", "evaluate.json"], **options)
+
+
+def windows_auroc(folder: Path, data: Datalist, cache: Path, kinds: dict[str, str]) -> dict[str, float]:
+    """AUROC of windows with a defect against windows without, in the positive test scans and the same in their twins.
+
+    Windows with fewer slices of the defect than count as positive are left out.
+    """
+    spec, network = load_spec(folder), build_network(folder)
+    size, pixels = spec["spatial_size"][:2]
+    labels: list[int] = []
+    scores: dict[str, list[float]] = {name: [] for name in kinds}
+    for item in data.section("test"):
+        if not item["label"]:
+            continue
+        starts = np.arange(0, SHAPE[0] - size + 1, STEP)
+        found = count_slices(item["slices"], starts.tolist(), size)
+        clear = (found == 0) | (found >= SETTINGS["min_slices"])
+        labels += (found[clear] > 0).astype(int).tolist()
+        for name, kind in kinds.items():
+            image = item["image"].replace("positive", kind)
+            volume = build_dataset(folder, [{**item, "image": image}], cache).cache.open({"image": image}).array
+            batch = torch.from_numpy(np.stack([cut_window(volume, start, size) for start in starts[clear]]))[:, None]
+            centre = WindowAugment(pixels, crop_from=volume.shape[1], training=False, mean=0)
+            with torch.no_grad():
+                scores[name] += network(centre(batch)).softmax(dim=1)[:, 1].tolist()
+    return {name: auroc(np.array(labels), np.array(values)) for name, values in scores.items()}
+
+
+def read_cell(folder: Path, data: Path, seed: int, cache: Path) -> dict[str, Any]:
+    """A repeat of a row, from the files of its run; the scores of windows are computed once."""
+    control = folder / "windows.json"
+    if not control.is_file():
+        kinds = {"windows_auroc": "positive", "windows_twin_auroc": "negative"}
+        datalist = Datalist.load(data / "datalist.json", data)
+        control.write_text(json.dumps(windows_auroc(folder, datalist, cache, kinds)))
+    record, model, test, elsewhere = (
+        json.loads((folder / name).read_text())
+        for name in ("run.json", "model.json", "test/metrics.json", "elsewhere/test/metrics.json")
+    )
+    pairs: dict[str, dict[str, float]] = defaultdict(dict)
+    with (folder / "test/predictions.csv").open(newline="") as file:
+        for each in csv.DictReader(file):
+            pairs[each["patient"]][each["label"]] = float(each["probability_positive"])
+    return {
+        "seed": seed,
+        "val_auprc": model["validation"]["val_auprc"],
+        "test_auroc": test["test_auroc"],
+        "test_auprc": test["test_auprc"],
+        "pairs_won": float(
+            np.mean([np.heaviside(pair["positive"] - pair["negative"], 0.5) for pair in pairs.values()])
+        ),
+        "elsewhere_auroc": elsewhere["test_auroc"],
+        **json.loads(control.read_text()),
+        "best_epoch": model["epoch"],
+        "epochs": len(record["history"]),
+        "wall_s": round(sum(each["seconds"] for each in record["history"]), 1),
+    }
+
+
+def bars(rows: list[dict[str, Any]]) -> list[str]:
+    """Each network against what it should reach on positions that it has not seen."""
+    lines = []
+    for row in rows:
+        mean = float(np.mean([repeat["test_auroc"] for repeat in row["repeats"]]))
+        low, high = (0.35, 0.65) if row["shuffled"] else (0.9, 1.0)
+        verdict = "met" if low <= mean <= high else "NOT met"
+        lines.append(f"{row['name']}: test AUROC {mean:.3f} (bar {low} to {high}: {verdict})")
+    return lines
+
+
+def main() -> None:
+    """Make the data of each seed, run every cell, then write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cta", type=Path, required=True, help="folder of cta.nii.gz and pulmonary_artery.nii.gz")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the made scans and the runs")
+    parser.add_argument("--out", type=Path, required=True, help="results to write")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of positions, scans and trainings")
+    parser.add_argument("--pairs", nargs=3, type=int, default=[64, 20, 40], help="of training, validation and test")
+    parser.add_argument("--diameters_mm", nargs=2, type=float, default=DIAMETERS_MM, help="smallest and largest")
+    parser.add_argument("--only", nargs="+", help="train only these rows, and write no results yet")
+    arguments = parser.parse_args()
+    arguments.work = arguments.work.resolve()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    torch.set_num_threads(1)
+    pairs, diameters_mm = dict(zip(SECTIONS, arguments.pairs, strict=True)), tuple(arguments.diameters_mm)
+    rows = []
+    for row in ROWS:
+        if arguments.only and row.name not in arguments.only:
+            continue
+        repeats = []
+        for seed in arguments.seeds:
+            folder, data = arguments.work / f"{row.name}_{seed}", arguments.work / f"data_{seed}"
+            make_emboli(arguments.cta, data, seed=seed, pairs=pairs, diameters_mm=diameters_mm)
+            one_cell(folder, row, data, seed, arguments)
+            repeats.append(read_cell(folder, data, seed, arguments.work / "cache"))
+            logger.info("%s seed %d: %s", row.name, seed, repeats[-1])
+        record = json.loads((folder / "run.json").read_text())
+        definition = load_spec(folder)["network_def"]
+        rows.append(
+            {
+                **row._asdict(),
+                "strategy": record["strategy"],
+                **{name: definition[name] for name in ("backbone", "weights")},
+                **{name: record[name] for name in ("params", "macs")},
+                "repeats": repeats,
+            }
+        )
+    print("\n".join(bars(rows)), flush=True)
+    if arguments.only:
+        return
+    results = {
+        "dataset": "synthetic_emboli",
+        "pairs": pairs,
+        "diameters_mm": diameters_mm,
+        "blocks": BLOCKS,
+        "margin_mm": MARGIN_MM,
+        **SETTINGS,
+        "threads": torch.get_num_threads(),
+        "command": "python benchmarks/synthetic_emboli.py --cta DATA/cta --work RUNS "
+        "--out bundles/ctpa_ttl/docs/emboli.json "
+        f"--seeds {' '.join(map(str, arguments.seeds))} --pairs {' '.join(map(str, arguments.pairs))} "
+        f"--diameters_mm {' '.join(map(str, diameters_mm))}",
+        "rows": rows,
+    }
+    arguments.out.write_text(json.dumps(results, indent=4) + "\n")
+    logger.info("Wrote %s.", arguments.out)
+
+
+if __name__ == "__main__":
+    main()

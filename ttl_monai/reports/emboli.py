@@ -1,0 +1,79 @@
+"""The table of the synthetic-embolus experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ttl_monai.reports.tables import _line as markdown_line
+from ttl_monai.reports.tables import _mean_std as mean_std
+from ttl_monai.reports.tables import _require as require_keys
+
+# Column head and the key within one repeat.
+COLUMNS = {
+    "AUROC": "test_auroc",
+    "AUPRC": "test_auprc",
+    "pairs": "pairs_won",
+    "windows": "windows_auroc",
+    "of twins": "windows_twin_auroc",
+    "elsewhere": "elsewhere_auroc",
+}
+HEADS = ("network", "weights", "strategy", "cut", *COLUMNS, "params (M)", "minutes")
+RESULT_KEYS = ("pairs", "diameters_mm", "margin_mm", "spatial_size", "command", "rows")
+ROW_KEYS = ("backbone", "weights", "strategy", "cut", "shuffled", "params", "repeats")
+
+
+def emboli_table(results: Mapping[str, Any]) -> str:
+    """The markdown table of `emboli.json`, written by benchmarks/synthetic_emboli.py, and what it says.
+
+    Metrics are mean ± sample standard deviation over the seeds.
+
+    Args:
+        results: RESULT_KEYS; each of `rows` has ROW_KEYS, each of their `repeats` the keys of COLUMNS and `wall_s`.
+
+    Returns:
+        The table and the lines under it, ending in a newline.
+
+    Raises:
+        ValueError: a key is missing, or there is nothing to show.
+    """
+    require_keys(results, RESULT_KEYS, "results")
+    if not results["rows"]:
+        raise ValueError("results hold no rows; write them with benchmarks/synthetic_emboli.py")
+    lines = [markdown_line(HEADS), markdown_line(["---"] * 4 + ["---:"] * (len(HEADS) - 4))]
+    for row in results["rows"]:
+        name = f"the row {row.get('backbone')} {row.get('cut')}"
+        require_keys(row, ROW_KEYS, name)
+        if not row["repeats"]:
+            raise ValueError(f"{name} has no repeats")
+        for repeat in row["repeats"]:
+            require_keys(repeat, (*COLUMNS.values(), "wall_s"), f"a repeat of {name}")
+        lines.append(markdown_line(_cells(row)))
+    pairs, (low, high) = results["pairs"], results["diameters_mm"]
+    seeds = {len(row["repeats"]) for row in results["rows"]}
+    note = (
+        "Artificial defects in one CT of one patient: this shows that the training works on real anatomy, and nothing "
+        f"follows from it for patients. Mean ± standard deviation of {' to '.join(map(str, sorted(seeds)))} seeds, "
+        f"each with other positions, {pairs['training']}, {pairs['validation']} and {pairs['test']} pairs of scans for "
+        f"training, validation and test, defects of {low:g} to {high:g} mm, positions of sections at least "
+        f"{results['margin_mm']:g} mm apart, windows of {' x '.join(map(str, results['spatial_size']))}. AUROC and "
+        "AUPRC are of test scans. Pairs: how often the scan with defects scores higher than its twin without. Windows: "
+        "AUROC of windows with a defect against others of the same scans; of twins: the same windows of scans without "
+        "defects, what anatomy alone gives. Elsewhere: AUROC against scans with equal defects in veins, heart and "
+        "aorta, none of which were in training. Minutes: of a training on one core."
+    )
+    return "\n".join([*lines, "", note, "", f"Repeat it: `{results['command']}`"]) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    values = {head: [float(repeat[key]) for repeat in row["repeats"]] for head, key in COLUMNS.items()}
+    minutes = sum(repeat["wall_s"] for repeat in row["repeats"]) / len(row["repeats"]) / 60
+    return [
+        f"`{row['backbone']}`",
+        row["weights"],
+        row["strategy"] + (", labels shuffled" if row["shuffled"] else ""),
+        "-" if row["cut"] is None else f"`{row['cut']}`",
+        *(mean_std(each) for each in values.values()),
+        f"{row['params'] / 1e6:.3f}",
+        f"{minutes:.1f}",
+    ]

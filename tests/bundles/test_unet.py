@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +15,10 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from PIL import Image
 
 from ttl_monai.analysis import mean_intervals
-from ttl_monai.data import XrayReader
+from ttl_monai.data import CachedDataset, XrayReader
 from ttl_monai.data.masks import read_mask
 from ttl_monai.engines.compare_runs import compare_runs
+from ttl_monai.engines.search.prepare import prepare_images
 
 from .conftest import refused
 
@@ -224,7 +227,9 @@ def test_the_mask_of_a_flat_nifti_lies_on_it(predict, tmp_path):
         assert read_mask(out / f"{codes}.nii_mask.nii.gz", path).shape == view.shape
 
 
-def test_volumes_are_trained_on_slice_by_slice(make_workflow, tmp_path):
+@pytest.fixture
+def volumes(tmp_path):
+    """Settings of a data set of three volumes, each with foreground in three of its five slices."""
     sections = {}
     for number, name in enumerate(("training", "validation", "test")):
         picture = write_volume(tmp_path / f"{name}.nii.gz", "RAS", seed=number)
@@ -237,11 +242,14 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, tmp_path):
     header = {"name": "v", "task": "segmentation", "class_names": ["background", "block"], "seed": 0, "repeat": 0}
     header |= {"source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests"}
     (tmp_path / "list.json").write_text(json.dumps({**header, **sections}))
-    own = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "list.json"), "mask_values": [0, 4]}
+    return {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "list.json"), "mask_values": [0, 4]}
+
+
+def test_volumes_are_trained_on_slice_by_slice(make_workflow, volumes, tmp_path):
     with refused("expected a 2D image, got a volume; say by --axis"):
-        make_workflow("train.json", **own).run()
+        make_workflow("train.json", **volumes).run()
     workflow = make_workflow(
-        "train.json", axis="axial", **own, **{"strategy": "TTL", "network_def#truncate_at": "blocks.1"}
+        "train.json", axis="axial", **volumes, **{"strategy": "TTL", "network_def#truncate_at": "blocks.1"}
     )
     assert len(workflow.parser.get_parsed_content("train#dataset")) == 3  # those with foreground
     assert len(workflow.parser.get_parsed_content("validate#dataset")) == 5
@@ -249,6 +257,24 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, tmp_path):
     spec = json.loads((tmp_path / "run/model.json").read_text())
     assert spec["axis"] == "axial"
     assert spec["validation"]["val_dice_left_out"] == 2
+
+
+def test_the_slices_of_a_search_are_prepared_before_it(make_workflow, volumes, tmp_path, monkeypatch):
+    computed = []
+    original = CachedDataset._tensors
+    monkeypatch.setattr(CachedDataset, "_tensors", lambda self, item: computed.append(item) or original(self, item))
+
+    def opened(repeat, *, output_dir):
+        return make_workflow("train.json", axis="axial", **volumes)
+
+    prepare_images(SimpleNamespace(repeats=2, folder=tmp_path, open_workflow=opened), ("train",), workers=0)
+    assert [(Path(item["image_file"]).name, item["slice"]) for item in computed] == [
+        *(("training.nii.gz", number) for number in (1, 2, 3)),
+        *(("validation.nii.gz", number) for number in range(5)),
+    ]
+    for part in ("train", "validate"):
+        assert all("label" in item for item in opened(0, output_dir=None).parser.get_parsed_content(f"{part}#dataset"))
+    assert len(computed) == 8
 
 
 def test_a_mask_of_other_size_is_named(make_workflow, datalist, tmp_path):

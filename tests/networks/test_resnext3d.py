@@ -174,10 +174,18 @@ def test_the_wide_stem_of_the_master_branch_has_a_backbone_of_its_own(by_name, t
     torch.save(master(source.state_dict()), path)
     backbone, _ = load_backbone("tiny3d_master", str(path))
     assert torch.equal(backbone.state_dict()["conv1.weight"], source.conv1.weight)
-    with pytest.raises(ValueError, match=r"conv1\.weight \(128, 3, 7, 7, 7\) instead of \(64, 3, 7, 7, 7\)"):
+    told = r"conv1\.weight \(128, 3, 7, 7, 7\) instead of \(64, 3, 7, 7, 7\).* fits the backbone 'tiny3d_master'$"
+    with pytest.raises(ValueError, match=told):
         load_backbone("tiny3d", str(path))
     with torch.device("meta"):
         assert backbones.build_backbone("resnext3d101_master").conv1.out_channels == 128
+
+
+def test_weights_that_fit_no_backbone_name_none(by_name, tiny, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({key: value for key, value in tiny.state_dict().items() if key != "layer2.0.bn1.weight"}, path)
+    with pytest.raises(ValueError, match=r"1 keys missing \(layer2\.0\.bn1\.weight\).*truncate_at$"):
+        load_backbone("tiny3d", str(path))
 
 
 def test_medicalnet_has_the_same_layout_but_not_that_input_scale(tmp_path, monkeypatch):

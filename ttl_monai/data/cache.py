@@ -9,7 +9,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from monai.data import PersistentDataset
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from ttl_monai.data.fingerprint import hash_item, hash_transforms
 
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".safetensors"
 _CHECKSUM = "checksum"  # the entry that holds the CRC-32 of all others
 _ABANDONED_S = 3600.0  # a temporary file older than this was left by a killed process
+_FEW = 64  # images are read sooner than processes start
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
@@ -74,6 +77,28 @@ class CachedDataset(PersistentDataset):
     def set_data(self, data: Sequence[Mapping[str, Any]]) -> None:
         """Take other items. Entries stay (MONAI empties the folder): they are found by content, and can be shared."""
         self.data = data
+
+    def prepare(self, items: Sequence[Mapping[str, Any]], *, workers: int = 0) -> None:
+        """Compute the entries of items that have none yet, in so many processes; without a cache folder, nothing.
+
+        Args:
+            items: these instead of the data set's own, which stay as they are.
+            workers: processes; few items are left to this one.
+        """
+        if self.cache_dir is None:
+            return
+        others = copy(self)
+        others.set_data(items)
+        # Item by item, thrown away: the reading itself fills the cache. A generator of its own: the loader would take a
+        # random number from the training's.
+        loader: DataLoader[Any] = DataLoader(
+            others,
+            batch_size=None,
+            num_workers=workers if len(items) > _FEW else 0,
+            generator=torch.Generator(),
+        )
+        for _ in tqdm(loader, total=len(items), desc="images", leave=False, disable=None):
+            pass
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
         """The item after the deterministic transforms, from the cache if it is there and sound."""

@@ -139,7 +139,7 @@ def make_ctpa_phantom(
             (folder / "images").mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(to_nifti(exam.scan))
         else:
-            _write_dicom(folder / name, exam, seed)
+            write_dicom(folder / name, exam, seed)
         records.append(Record(len(records) + 2, name, exam.label, exam.patient))
         slices[name] = list(exam.scan.slices)
 
@@ -207,7 +207,7 @@ def to_nifti(scan: CtScan) -> bytes:
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
-def _write_dicom(folder: Path, exam: CtExam, seed: int) -> None:
+def write_dicom(folder: Path, exam: CtExam, seed: int) -> None:
     """One file a slice; in half of the series the first file is at the head."""
     planes = exam.scan.hu
     count = len(planes)

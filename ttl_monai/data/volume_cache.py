@@ -16,6 +16,7 @@ from monai.transforms import Compose
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import MetaKeys
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from ttl_monai.data.cache import prepare_folder, write_whole
 from ttl_monai.data.fingerprint import hash_item, hash_transforms
@@ -63,12 +64,16 @@ class VolumeCache:
             `LoadImaged` with `VolumeReader` and `ensure_channel_first`, and `Resized`. Values are rounded to whole HU.
         cache_dir: a folder for the entries; None takes a temporary one that goes with this object.
 
+    Attributes:
+        is_kept: whether the entries stay, for other objects and processes.
+
     Raises:
         TypeError: for a transform whose parameters cannot be told apart by value.
         ValueError: for a random transform.
     """
 
     def __init__(self, transform: Sequence[Callable] | Callable, cache_dir: str | Path | None = None) -> None:
+        self.is_kept = cache_dir is not None
         self._temporary = tempfile.TemporaryDirectory(prefix="ttl_monai-") if cache_dir is None else None
         self.cache_dir = Path(self._temporary.name if self._temporary is not None else str(cache_dir))
         prepare_folder(self.cache_dir)
@@ -100,7 +105,8 @@ class VolumeCache:
         loader: DataLoader[int] = DataLoader(
             _Lengths(self, items), batch_size=None, num_workers=workers, generator=torch.Generator()
         )
-        return [int(length) for length in loader]
+        shown = tqdm(loader, total=len(items), desc="volumes", leave=False, disable=None)
+        return [int(length) for length in shown]
 
     def _load(self, entry: Path) -> CachedVolume | None:
         """Open an entry; None when there is none, or none that is whole."""

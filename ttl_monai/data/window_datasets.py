@@ -68,6 +68,14 @@ class WindowDataset(Dataset):
             for start in window_starts(length, size)
         ]
 
+    def prepare(self, items: Sequence[Mapping[str, Any]], *, workers: int = 0) -> None:
+        """Prepare the volumes of items, not only of the data set's own, in so many processes.
+
+        Where the cache is a temporary one, nothing is done: it goes before others could use it.
+        """
+        if self.cache.is_kept:
+            self.cache.prepare(items, workers=workers)
+
     def _describe(self, item: Mapping[str, Any], start: int) -> dict[str, Any]:
         described = {"image": item["image"], "start": start}
         described |= {name: item[name] for name in _OF_SERIES if name in item}
@@ -197,7 +205,7 @@ class RandomWindowDataset(Randomizable, Dataset):
                 "expected positive_fraction in [0, 1], jitter >= 0 and windows_per_series >= 1, got "
                 f"{positive_fraction}, {jitter}, {windows_per_series}"
             )
-        self.data: list[Any] = [item for item in data if not item["label"] or item.get("slices")]
+        self.data: list[Any] = _with_known_windows(data)
         self.positive = [item for item in self.data if len(item.get("slices", ())) >= min_slices]
         if not self.data or (positive_fraction > 0 and not self.positive):
             raise ValueError(
@@ -211,6 +219,11 @@ class RandomWindowDataset(Randomizable, Dataset):
         self.windows = WindowDataset(self.data, cache, label="window", **options) if fixed else None
         if self.windows is not None:
             self.data = self.windows.data
+
+    def prepare(self, items: Sequence[Mapping[str, Any]], *, workers: int = 0) -> None:
+        """As `WindowDataset.prepare`, for those of the items that windows can be drawn from."""
+        if self.cache.is_kept:
+            self.cache.prepare(_with_known_windows(items), workers=workers)
 
     def __len__(self) -> int:
         return len(self.data) * (1 if self.windows is not None else self.windows_per_series)
@@ -238,6 +251,11 @@ class RandomWindowDataset(Randomizable, Dataset):
         near = inside[np.abs(inside - np.clip(middle, starts[0], starts[-1])) <= self.jitter]
         # A finding in two distant places has its middle between them, where no window is positive.
         return int(self.R.choice(near if len(near) else inside))
+
+
+def _with_known_windows(data: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Series of which it is known which windows are positive."""
+    return [item for item in data if not item["label"] or item.get("slices")]
 
 
 def _check_window(size: int, min_slices: int) -> None:

@@ -18,7 +18,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ttl_monai.networks.backbones import build_backbone, resolve_backbone
+from ttl_monai.networks.backbones import build_backbone, list_backbones, resolve_backbone
 from ttl_monai.networks.checkpoints import LoadReport, load_strictly, read_state_dict
 from ttl_monai.networks.inflate import inflate
 from ttl_monai.networks.layers3d import inflate_state
@@ -126,7 +126,8 @@ def load_backbone(
         and with a plain file the normalisation is that of the backbone's own published weights.
 
     Raises:
-        ValueError: if the weights cannot be had (the three remedies are named) or do not fit.
+        ValueError: if the weights cannot be had (the three remedies are named) or do not fit; a backbone of ours that
+            they would fit is named.
     """
     info = describe_weights(name)
     path = None
@@ -151,7 +152,24 @@ def load_backbone(
     if inflated:
         logger.info("%s: %d kernels of %s are inflated to 3D", name, inflated, info.source)
     dropped = whole.state_dict().keys() - wanted.keys()
-    return backbone, replace(info, report=load_strictly(backbone, deep, dropped=dropped, origin=str(path)))
+    try:
+        report = load_strictly(backbone, deep, dropped=dropped, origin=str(path))
+    except ValueError as error:
+        fitting = " or ".join(repr(other) for other in list_backbones("ttl") if _fits(other, deep))
+        if not fitting:
+            raise
+        raise ValueError(f"{error}: the file fits the backbone {fitting}") from error
+    return backbone, replace(info, report=report)
+
+
+def _fits(name: str, state: dict[str, torch.Tensor]) -> bool:
+    """Whether a file has all tensors of one of our own backbones, its classifier apart, and no others."""
+    with torch.device("meta"):
+        whole = build_backbone(name).state_dict()
+    optional = [key for key in whole if key.startswith("fc.") or key.endswith("num_batches_tracked")]
+    return state.keys() <= whole.keys() <= {*state, *optional} and all(
+        state[key].shape == whole[key].shape for key in whole.keys() - optional
+    )
 
 
 def _describe_torchvision(name: str) -> WeightInfo:

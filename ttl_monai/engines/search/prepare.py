@@ -1,25 +1,24 @@
-"""The images of a search, decoded and resized once before the first cell, so that no method pays for it."""
+"""The images of a search, read and prepared once before the first cell, so that no method pays for it."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
-from ttl_monai.data import CachedDataset
 from ttl_monai.engines.search.space import Space
 
-# Which sections a kind of cell reads through the transforms of training and of validation: trainings read each its
-# own, analyses read all with the transforms of validation.
-READS = {"train": (("train", ("training",)), ("validate", ("validation",)))}
-_ANALYSIS = (("validate", ("training", "validation")),)
+# Which parts' items a kind of cell reads through the data set of training and of validation: trainings read each its
+# own, analyses read all with that of validation.
+READS = {"train": (("train", ("train",)), ("validate", ("validate",)))}
+_ANALYSIS = (("validate", ("train", "validate")),)
 
 
 def prepare_images(space: Space, kinds: Iterable[str], *, workers: int) -> float:
-    """Fill the bundle's cache with the images of all repeats.
+    """Fill the bundle's cache with the images or volumes of all repeats.
+
+    The data sets do it, by their `prepare(items, workers=...)`; one that has no such method has nothing to prepare.
 
     Args:
         space: the space of the search.
@@ -32,19 +31,15 @@ def prepare_images(space: Space, kinds: Iterable[str], *, workers: int) -> float
     started = time.perf_counter()
     wanted = sorted({pair for kind in kinds for pair in READS.get(kind, _ANALYSIS)})
     datasets: dict[str, Any] = {}
-    items: dict[str, dict[str, dict[str, Any]]] = {part: {} for part, _ in wanted}
+    items: dict[str, dict[str, Any]] = {name: {} for name, _ in wanted}
     for repeat in range(space.repeats):
         content = space.open_workflow(repeat, output_dir=space.folder).parser.get_parsed_content
-        for part, sections in wanted:
-            datasets[part] = content(f"{part}#dataset")
-            # By image: repeats share most of them.
-            items[part] |= {item["image"]: item for name in sections for item in content("data").section(name)}
-    for part, dataset in datasets.items():
-        if not isinstance(dataset, CachedDataset) or dataset.cache_dir is None:
-            continue
-        dataset.set_data(list(items[part].values()))
-        # Item by item, thrown away: the reading itself fills the cache.
-        loader = DataLoader(dataset, batch_size=None, num_workers=workers if len(dataset) > 64 else 0)
-        for _ in tqdm(loader, total=len(dataset), desc=f"images, {part}", leave=False, disable=None):
-            pass
+        for name, parts in wanted:
+            if name not in datasets:
+                datasets[name] = content(f"{name}#dataset")
+            for part in parts:  # repeats share most of them
+                items[name] |= {json.dumps(item, sort_keys=True): item for item in content(f"{part}#dataset#data")}
+    for name, dataset in datasets.items():
+        if hasattr(dataset, "prepare"):
+            dataset.prepare(list(items[name].values()), workers=workers)
     return time.perf_counter() - started

@@ -15,7 +15,7 @@ from ttl_monai.analysis import pick_transition
 from ttl_monai.analysis.canonical import check_variance
 from ttl_monai.analysis.transition import STATISTICS
 from ttl_monai.engines.feature_moments import GROUPS, NULLS
-from ttl_monai.engines.runs import build_network
+from ttl_monai.engines.runs import build_dataset, build_network
 from ttl_monai.engines.search.cells import Cell
 from ttl_monai.engines.search.space import Space
 from ttl_monai.engines.similarity import compare_networks, image_batches, to_rows, transitions
@@ -54,13 +54,12 @@ def svcca_cell(space: Space, cell: Cell, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     options = svcca_options(space.options.get(cell.kind, {}))
     run = _whole_run(space, cell.repeat)
-    # As an override of the data set's items, the images come with the cache and the transforms of the bundle.
-    both = {"validate#dataset#data": "$@data.section('training') + @data.section('validation')"}
-    workflow = space.open_workflow(cell.repeat, output_dir=folder, **both)
+    workflow = space.open_workflow(cell.repeat, output_dir=folder)
     content = workflow.parser.get_parsed_content
     device: torch.device = content("device")
     before, after = content("network_def").to(device), build_network(run).to(device)
-    dataset, batch_size = content("validate#dataset"), content("batch_size")
+    items = [*content("train#dataset#data"), *content("validate#dataset#data")]
+    dataset, batch_size = build_dataset(run, items, content("cache_dir")), content("batch_size")
     batches = image_batches(
         dataset,
         content("validate#prepare_batch"),

@@ -99,7 +99,9 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     items = json.loads(datalist.read_text())["test"]
     assert metrics["n"] == len(rows) == len(items) > 0
     assert metrics["test_dice"] == pytest.approx(np.mean([float(row["dice_lung"]) for row in rows]), abs=1e-5)
-    assert metrics["test_hausdorff95"] is None or metrics["test_hausdorff95"] > 0
+    distances = [float(row["hausdorff95_lung"]) for row in rows if row["hausdorff95_lung"]]
+    assert len(rows) - len(distances) == metrics["test_hausdorff95_left_out"]
+    assert metrics["test_hausdorff95"] == (pytest.approx(np.mean(distances), abs=1e-5) if distances else None)
     (tmp_path / "in").mkdir()
     for item in items:
         shutil.copy(datalist.parent / item["image"], tmp_path / "in")
@@ -116,6 +118,64 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     pictures = list((trained / "test/masks").rglob("*.png"))
     assert 0 < len(pictures) <= 8
     assert min(Image.open(path).width for path in pictures) > 700
+
+
+@pytest.fixture
+def overlapping(tmp_path):
+    """Noise with a bright block; its left part is bit 0, its right part bit 1, and bit 3 overlaps both."""
+    sections, number = {}, 0
+    for name, count in (("training", 6), ("validation", 3), ("test", 3)):
+        sections[name] = []
+        for _ in range(count):
+            rng = np.random.default_rng(number)
+            top, left = rng.integers(2, 14, 2)
+            pixels, mask = rng.integers(0, 100, (40, 48), dtype=np.uint8), np.zeros((40, 48), np.uint8)
+            mask[top : top + 20, left : left + 10] |= 1
+            mask[top : top + 20, left + 10 : left + 20] |= 2
+            pixels[mask > 0] += 100
+            mask[top + 5 : top + 15, left + 5 : left + 25] |= 8
+            pixels[mask >= 8] += 50
+            for kind, content in (("image", pixels), ("mask", mask)):
+                Image.fromarray(content).save(tmp_path / f"{kind}{number}.png")
+            entry = {"image": f"image{number}.png", "label": f"mask{number}.png", "patient": str(number)}
+            sections[name].append(entry)
+            number += 1
+    header = {"name": "o", "task": "segmentation", "class_names": ["block", "bar/2"], "seed": 0, "repeat": 0}
+    header |= {"source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests"}
+    (tmp_path / "list.json").write_text(json.dumps({**header, **sections}))
+    return tmp_path / "list.json"
+
+
+def test_structures_that_overlap_from_training_to_files(make_workflow, overlapping, tmp_path):
+    data = {"dataset_dir": str(overlapping.parent), "datalist": str(overlapping)}
+    with refused("the values .*, which are no class"):
+        make_workflow("train.json", **data).run()
+    own = {"mask_bits": [[0, 1], 3], "max_epochs": 25, "batch_size": 3, "learning_rate": 1e-2}
+    own |= {"strategy": "TTL", "network_def#truncate_at": "blocks.1"}
+    make_workflow("train.json", **data, **own).run()
+    history = json.loads((tmp_path / "run/run.json").read_text())["history"]
+    assert min(max(row[f"val_dice_{name}"] for row in history) for name in ("block", "bar/2")) > 0.7
+
+    run = {"output_dir": ..., "run_dir": str(tmp_path / "run"), "network_def#weights": ...}
+    make_workflow("train.json", "evaluate.json", **data, **run).run()
+    metrics = json.loads((tmp_path / "run/test/metrics.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "run/test/masks.csv").open()))
+    assert metrics["test_dice"] == pytest.approx((metrics["test_dice_block"] + metrics["test_dice_bar/2"]) / 2)
+
+    (tmp_path / "in").mkdir()
+    shutil.copy(tmp_path / "image9.png", tmp_path / "in")
+    infer = {**QUIET, "file_names": True, "output_dir": str(tmp_path / "out"), "run_dir": str(tmp_path / "run")}
+    make_workflow("inference.json", workflow_type="infer", dataset_dir=str(tmp_path / "in"), **infer).run()
+    files = {"block": "image9.png_mask_block.nii.gz", "bar/2": "image9.png_mask_bar%2F2.nii.gz"}
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == set(files.values())
+    found = {name: np.asarray(nib.load(tmp_path / "out" / file).dataobj)[..., 0].T for name, file in files.items()}
+    assert (found["block"] & found["bar/2"]).any(), "they overlap"
+    drawn = np.asarray(Image.open(tmp_path / "mask9.png"))
+    volumes = json.loads((tmp_path / "out/volumes.json").read_text())["image9.png"]
+    for name, mask in (("block", drawn & 3), ("bar/2", drawn & 8)):
+        pair = [torch.from_numpy(each > 0)[None, None].float() for each in (found[name], mask)]
+        assert float(rows[0][f"dice_{name}"]) == pytest.approx(float(compute_dice(*pair)), abs=1e-5)
+        assert int(rows[0][f"found_{name}"]) == volumes[name]["voxels"] == found[name].sum()
 
 
 def test_an_image_without_the_structure_is_counted(make_workflow, trained, datalist, tmp_path):
@@ -139,7 +199,7 @@ def test_an_image_without_the_structure_is_counted(make_workflow, trained, datal
     metrics = json.loads((trained / "test/metrics.json").read_text())
     assert metrics["test_dice_left_out"] == 1
     row = next(csv.DictReader((trained / "test/masks.csv").open()))
-    assert (row["dice_lung"], row["drawn_lung"]) == ("", "0")
+    assert (row["dice_lung"], row["hausdorff95_lung"], row["drawn_lung"]) == ("", "", "0")
     assert metrics["same_datalist_as_training"] is False
 
 

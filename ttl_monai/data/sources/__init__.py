@@ -24,7 +24,8 @@ def warn_of_patients(count: int) -> None:
     """Say what is assumed where nothing tells which images are of one patient."""
     logger.warning(
         "ASSUMPTION: each of the %d files is a patient of its own. If a patient has several images, training and "
-        "test will share patients and the results will be too good; say --patient-regex.",
+        "test will share patients and the results will be too good; say --patient-regex, or `ttl datalist csv` where a "
+        "table names the patients.",
         count,
     )
 

@@ -102,10 +102,10 @@ class LoadPaird(_PairTransform):
             where = name_pair(path, mask)
             if axis == FLAT:
                 values = read_mask(mask, path)
-                check_geometry(image.shape[1:], values.shape, where, *(_affine_of(each) for each in (path, mask)))
+                check_geometry(image.shape[1:], values.shape, where, _affine_of(path), _affine_of(mask))
             else:
-                volumes: list[Any] = [open_volume(each) for each in (path, mask)]
-                check_geometry(*(each.shape for each in volumes), where, *(each.affine for each in volumes))
+                volume, drawn = (open_volume(each) for each in (path, mask))
+                check_geometry(volume.shape, drawn.shape, where, volume.affine, drawn.affine)
                 values = whole_numbers(read_slice(mask, axis, number), where)
             loaded[mask_key] = MetaTensor(self.encode(values, where))
         return loaded

@@ -14,8 +14,10 @@ from monai.metrics import compute_dice
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 
+from tests.data.conftest import write_series
 from ttl_monai.analysis import mean_intervals
 from ttl_monai.data import CachedDataset, XrayReader
+from ttl_monai.data.dicom_series import read_series
 from ttl_monai.data.masks import read_mask
 from ttl_monai.engines.compare_runs import compare_runs
 from ttl_monai.engines.search.prepare import prepare_images
@@ -107,7 +109,9 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     expected = mean_intervals(scores, [row["patient"] for row in rows]).intervals
     for name, interval in expected.items():
         assert metrics[f"test_{name}_interval"] == pytest.approx(interval, abs=1e-5)
-    assert metrics["test_hausdorff95"] is None or metrics["test_hausdorff95"] > 0
+    distances = [float(row["hausdorff95_lung"]) for row in rows if row["hausdorff95_lung"]]
+    assert len(rows) - len(distances) == metrics["test_hausdorff95_left_out"]
+    assert metrics["test_hausdorff95"] == (pytest.approx(np.mean(distances), abs=1e-5) if distances else None)
     (tmp_path / "in").mkdir()
     for item in items:
         shutil.copy(datalist.parent / item["image"], tmp_path / "in")
@@ -124,6 +128,64 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     pictures = list((trained / "test/masks").rglob("*.png"))
     assert 0 < len(pictures) <= 8
     assert min(Image.open(path).width for path in pictures) > 700
+
+
+@pytest.fixture
+def overlapping(tmp_path):
+    """Noise with a bright block; its left part is bit 0, its right part bit 1, and bit 3 overlaps both."""
+    sections, number = {}, 0
+    for name, count in (("training", 6), ("validation", 3), ("test", 3)):
+        sections[name] = []
+        for _ in range(count):
+            rng = np.random.default_rng(number)
+            top, left = rng.integers(2, 14, 2)
+            pixels, mask = rng.integers(0, 100, (40, 48), dtype=np.uint8), np.zeros((40, 48), np.uint8)
+            mask[top : top + 20, left : left + 10] |= 1
+            mask[top : top + 20, left + 10 : left + 20] |= 2
+            pixels[mask > 0] += 100
+            mask[top + 5 : top + 15, left + 5 : left + 25] |= 8
+            pixels[mask >= 8] += 50
+            for kind, content in (("image", pixels), ("mask", mask)):
+                Image.fromarray(content).save(tmp_path / f"{kind}{number}.png")
+            entry = {"image": f"image{number}.png", "label": f"mask{number}.png", "patient": str(number)}
+            sections[name].append(entry)
+            number += 1
+    header = {"name": "o", "task": "segmentation", "class_names": ["block", "bar/2"], "seed": 0, "repeat": 0}
+    header |= {"source": "made", "licence": "CC0", "public_ids": True, "made_by": "tests"}
+    (tmp_path / "list.json").write_text(json.dumps({**header, **sections}))
+    return tmp_path / "list.json"
+
+
+def test_structures_that_overlap_from_training_to_files(make_workflow, overlapping, tmp_path):
+    data = {"dataset_dir": str(overlapping.parent), "datalist": str(overlapping)}
+    with refused("the values .*, which are no class"):
+        make_workflow("train.json", **data).run()
+    own = {"mask_bits": [[0, 1], 3], "max_epochs": 25, "batch_size": 3, "learning_rate": 1e-2}
+    own |= {"strategy": "TTL", "network_def#truncate_at": "blocks.1"}
+    make_workflow("train.json", **data, **own).run()
+    history = json.loads((tmp_path / "run/run.json").read_text())["history"]
+    assert min(max(row[f"val_dice_{name}"] for row in history) for name in ("block", "bar/2")) > 0.7
+
+    run = {"output_dir": ..., "run_dir": str(tmp_path / "run"), "network_def#weights": ...}
+    make_workflow("train.json", "evaluate.json", **data, **run).run()
+    metrics = json.loads((tmp_path / "run/test/metrics.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "run/test/masks.csv").open()))
+    assert metrics["test_dice"] == pytest.approx((metrics["test_dice_block"] + metrics["test_dice_bar/2"]) / 2)
+
+    (tmp_path / "in").mkdir()
+    shutil.copy(tmp_path / "image9.png", tmp_path / "in")
+    infer = {**QUIET, "file_names": True, "output_dir": str(tmp_path / "out"), "run_dir": str(tmp_path / "run")}
+    make_workflow("inference.json", workflow_type="infer", dataset_dir=str(tmp_path / "in"), **infer).run()
+    files = {"block": "image9.png_mask_block.nii.gz", "bar/2": "image9.png_mask_bar%2F2.nii.gz"}
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == set(files.values())
+    found = {name: np.asarray(nib.load(tmp_path / "out" / file).dataobj)[..., 0].T for name, file in files.items()}
+    assert (found["block"] & found["bar/2"]).any(), "they overlap"
+    drawn = np.asarray(Image.open(tmp_path / "mask9.png"))
+    volumes = json.loads((tmp_path / "out/volumes.json").read_text())["image9.png"]
+    for name, mask in (("block", drawn & 3), ("bar/2", drawn & 8)):
+        pair = [torch.from_numpy(each > 0)[None, None].float() for each in (found[name], mask)]
+        assert float(rows[0][f"dice_{name}"]) == pytest.approx(float(compute_dice(*pair)), abs=1e-5)
+        assert int(rows[0][f"found_{name}"]) == volumes[name]["voxels"] == found[name].sum()
 
 
 def test_an_image_without_the_structure_is_counted(make_workflow, trained, datalist, tmp_path):
@@ -147,7 +209,7 @@ def test_an_image_without_the_structure_is_counted(make_workflow, trained, datal
     metrics = json.loads((trained / "test/metrics.json").read_text())
     assert metrics["test_dice_left_out"] == 1
     row = next(csv.DictReader((trained / "test/masks.csv").open()))
-    assert (row["dice_lung"], row["drawn_lung"]) == ("", "0")
+    assert (row["dice_lung"], row["hausdorff95_lung"], row["drawn_lung"]) == ("", "", "0")
     assert metrics["same_datalist_as_training"] is False
 
 
@@ -192,6 +254,38 @@ def test_the_mask_of_a_volume_lies_on_it(predict, tmp_path, axis):
         assert (out / f"{codes}.nii.gz_mask.png").stat().st_size > 1000
     assert 0 < views[0].mean() < 1, "a mask of one value would fit any orientation"
     np.testing.assert_array_equal(*views)  # the same patient, stored in two orders
+
+
+@pytest.mark.parametrize("axis", ["axial", "sagittal"])
+def test_a_dicom_series_has_one_mask_that_lies_on_it(predict, tmp_path, axis):
+    """The same mask as that of the volume stored as NIfTI, in the place that the headers of the slices state."""
+    rng = np.random.default_rng(3)
+    picture = rng.integers(-1000, -600, (6, 40, 30)).astype(np.int16)  # slices, rows, columns
+    picture[1:4, 10:30, 5:20] += 900
+    write_series(tmp_path / "in/scan", picture, gap=2.5, spacing=(0.9, 0.8))
+    volume = read_series(tmp_path / "in/scan", axcodes=None)
+    nib.save(nib.as_closest_canonical(nib.Nifti1Image(volume.array, volume.affine)), tmp_path / "in/v.nii.gz")
+    out = predict(tmp_path / "in", axis=axis)
+    mask = nib.load(out / "scan_mask.nii.gz")
+    assert mask.shape == volume.array.shape == (30, 40, 6)
+    np.testing.assert_allclose(mask.affine, volume.affine, atol=1e-4)
+    np.testing.assert_allclose(mask.affine[:3, 3], [30, 20, 100], atol=1e-4)  # LPS (-30, -20, 100)
+    assert mask.header.get_xyzt_units()[0] == "mm"
+    values = np.asarray(mask.dataobj)
+    assert 0 < values.mean() < 1
+    other = nib.load(out / "v.nii.gz_mask.nii.gz")
+    np.testing.assert_array_equal(nib.as_closest_canonical(mask).get_fdata(), other.get_fdata())
+    volumes = json.loads((out / "volumes.json").read_text())
+    assert volumes["scan"] == volumes["v.nii.gz"]
+    assert volumes["scan"]["lung"]["ml"] == pytest.approx(values.sum() * 0.9 * 0.8 * 2.5 / 1000, abs=1e-3)
+    assert (out / "scan_mask.png").stat().st_size > 1000
+
+
+def test_two_series_in_one_folder_are_refused(predict, tmp_path):
+    for number in (1, 2):
+        write_series(tmp_path / "in/scan", series_uid=f"1.2.3.{number}", prefix=f"s{number}")
+    with refused("scan: expected one series of slices, got 2; give each a folder of its own"):
+        predict(tmp_path / "in")
 
 
 def test_the_mask_of_a_slice_is_that_of_the_slice_alone(predict, tmp_path):

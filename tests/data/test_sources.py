@@ -234,6 +234,7 @@ def test_masks_takes_other_folders_and_a_suffix(tmp_path, caplog):
     assert [record.label for record in table.records] == ["y/1_mask.png", "y/2_mask.png"]
     assert [record.patient for record in table.records] == ["1.png", "2.png"]
     assert "each of the 2 files is a patient of its own" in caplog.text
+    assert "`ttl datalist csv` where a table names the patients" in caplog.text
 
 
 @pytest.mark.parametrize(

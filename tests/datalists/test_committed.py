@@ -75,11 +75,11 @@ def test_header_counts_and_fractions_are_right(file):
 def test_the_three_splits_hold_the_same_images_and_differ(name):
     lists = [load(DATALISTS / f"{name}_split{k}.json") for k in range(3)]
     images = [{entry["image"] for section in SECTIONS for entry in one.entries[section]} for one in lists]
-    tests = [{entry["image"] for entry in one.entries["test"]} for one in lists]
+    tests = [{entry["patient"] for entry in one.entries["test"]} for one in lists]
     assert images[0] == images[1] == images[2]
     for one, other in ((0, 1), (0, 2), (1, 2)):
-        # Drawn anew, two test sections of a fifth share a fifth of their images.
-        assert len(tests[one] & tests[other]) / len(tests[one]) == pytest.approx(0.2, abs=0.2)
+        # Drawn anew, two test sections of a fifth share a fifth of their patients, in a small set give or take some.
+        assert len(tests[one] & tests[other]) / len(tests[one]) == pytest.approx(0.2, abs=0.25)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,6 +100,6 @@ def test_every_command_of_the_readme_is_understood():
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers(dest="verb"))
     commands = stated_commands()
-    assert len(commands) == 4
+    assert len(commands) == 5
     for words in commands:
         assert parser.parse_args(words[1:]).kind == "csv"

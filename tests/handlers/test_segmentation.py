@@ -160,8 +160,8 @@ def test_metrics_start_anew_each_epoch_and_can_be_named_in_json():
 @pytest.mark.parametrize(
     ("scores", "mask", "overlapping", "message"),
     [
-        ((2, 8, 8), (1, 8, 8), False, r"probabilities of 3 channels for the classes background, lung, heart.*\(2, 8"),
-        ((3, 8, 8), (1, 8, 7), False, r"the same size, got \(3, 8, 8\) and \(1, 8, 7\)"),
+        ((2, 8, 8), (1, 8, 8), False, r"expected probabilities of 3 channels for .* lung, heart, got shape \(2, 8"),
+        ((3, 8, 8), (1, 8, 7), False, r"the same size as the prediction, \(1, 8, 8\), got \(1, 8, 7\)"),
         ((3, 8, 8), (3, 8, 8), False, r"a mask of shape \(1, ...\)"),
         ((3, 8, 8), (1, 8, 8), True, r"a mask of shape \(3, ...\)"),
         ((3, 8), (1, 8), False, "expected probabilities of 3 channels"),

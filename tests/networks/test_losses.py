@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from monai.losses import DiceCELoss, DiceLoss
 from sklearn.metrics import log_loss
 
-from ttl_monai.networks.losses import ClassificationLoss
+from ttl_monai.networks.losses import ClassificationLoss, MaskLoss
 
 GENERATOR = torch.Generator().manual_seed(1)
 
@@ -68,3 +69,20 @@ def test_focal_loss_is_the_formula(task):
 def test_unknown_settings_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         ClassificationLoss(**arguments)
+
+
+@pytest.mark.parametrize("structures", [1, 3])
+def test_masks_that_overlap_have_a_binary_cross_entropy_each(structures):
+    logits = torch.randn(2, structures, 8, 8, generator=GENERATOR, dtype=torch.float64)
+    masks = torch.randint(0, 2, logits.shape, generator=GENERATOR, dtype=torch.uint8)
+    options = {"sigmoid": True, "batch": True}
+    cross_entropy = log_loss(masks.flatten(), torch.sigmoid(logits).flatten())
+    expected = DiceLoss(**options)(logits, masks).item() + cross_entropy
+    assert MaskLoss(**options)(logits, masks).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_exclusive_masks_have_monais_loss():
+    logits = torch.randn(2, 3, 8, 8, generator=GENERATOR)
+    masks = torch.randint(0, 3, (2, 1, 8, 8), generator=GENERATOR)
+    options = {"softmax": True, "to_onehot_y": True, "include_background": False}
+    assert torch.equal(MaskLoss(**options)(logits, masks), DiceCELoss(**options)(logits, masks))

@@ -123,8 +123,23 @@ def test_segmentations_have_their_own_metrics(results):
     text = results_table(results)
     assert text.startswith("| strategy | cut | Dice | Jaccard | HD95 | params (M) |")
     assert "| FTL | - | 0.800 ± 0.100 | 0.500 ± 0.000 | NaN | 3.416 |" in text
-    assert "Dice and Jaccard are means over classes and images; HD95 is in pixels. Latency" in text
+    assert "drawn, 0 where it was missed; HD95, in pixels, over those in which it is drawn and found. Latency" in text
     assert "AUPRC" not in text
+    assert "Dice, " not in text, "one class has no table of classes"
+
+
+def test_a_segmentation_of_several_classes_has_their_dice(results):
+    for number, each in enumerate(results["rows"]):
+        for k, repeat in enumerate(each["repeats"]):
+            repeat |= {"test_dice": 0.9, "test_jaccard": 0.5, "test_hausdorff95": 3 + number + 0.001 * k * number}
+            repeat |= {"test_dice_left_out": 4.0, "test_dice_false_alarms": 1.0, "test_dice_left lung": 0.9 - 0.1 * k}
+            repeat |= {"test_dice_heart": None if number == 0 else 0.5}
+    text = results_table(results)
+    assert "| strategy | cut | Dice, left lung | Dice, heart |\n| --- | --- | ---: | ---: |\n| FTL | - | 0.800" in text
+    assert "| TTL | `blocks.3` | 0.800 ± 0.100 | NaN |" in text
+    # The first row has the smallest distance.
+    assert "| **3.000 ± 0.000** |" in text
+    assert text.count("**") == 2
 
 
 def test_several_tables_stand_one_after_the_other(results):

@@ -12,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from pydicom import dcmread
 
 from ttl_monai.data.reader import format_of
-from ttl_monai.data.slices import FLAT, SLICE_AXCODES
+from ttl_monai.data.slices import FLAT, SLICE_AXCODES, open_volume
 
 __all__ = ["write_mask"]
 
@@ -22,13 +22,15 @@ _DICOM_PLACE = ("PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient",
 def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Path) -> tuple[float, ...] | None:
     """Write the mask of an image.
 
-    The mask of a NIfTI file has its shape and affine. That of any other picture has the axes columns, rows and 1, and
-    the affine that the DICOM file states; where it states only the distances of pixels (or nothing: 1), that of a
+    The mask of a NIfTI file has its shape and affine, that of a folder of DICOM slices those of the volume that
+    `read_series` makes of it (axes columns, rows, slices). That of any other picture has the axes columns, rows and 1,
+    and the affine that the DICOM file states; where it states only the distances of pixels (or nothing: 1), that of a
     frontal view, columns towards the patient's left and rows downwards.
 
     Args:
         classes: (rows, columns, slices) index of the class, in the view in which the image was loaded.
-        image: the image's file. No text of its header is copied, since such fields may name a patient.
+        image: the image's file, or the folder of its slices. No text of its header is copied, since such fields may
+            name a patient.
         axis: across which a volume was cut; "flat" for a 2D image.
         path: the NIfTI file; its folder is made.
 
@@ -41,7 +43,7 @@ def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Pa
     image, path = Path(image), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = format_of(image)
-    if kind == "nifti":
+    if kind == "nifti" or image.is_dir():
         return _write_beside(classes, image, axis, path)
     affine, known = _dicom_affine(image) if kind == "dicom" else (_frontal(1.0, 1.0), False)
     mask = nib.Nifti1Image(np.ascontiguousarray(classes.transpose(1, 0, 2), dtype=np.uint8), affine)
@@ -53,7 +55,7 @@ def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Pa
 
 
 def _write_beside(classes: np.ndarray, image: Path, axis: str, path: Path) -> tuple[float, ...]:
-    original: Any = nib.load(image)
+    original: Any = nib.load(image) if axis == FLAT else open_volume(image)
     shape = (*original.shape, 1, 1)[:3]
     here = axcodes2ornt(SLICE_AXCODES[_flat_axis(original) if axis == FLAT else axis])
     turn = ornt_transform(here, io_orientation(original.affine))

@@ -16,7 +16,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 
 from ttl_monai.data.masks import check_geometry, name_pair, read_mask, to_classes, whole_numbers
 from ttl_monai.data.reader import XrayReader, format_of
-from ttl_monai.data.slices import FLAT, read_slice, read_unit_slice
+from ttl_monai.data.slices import FLAT, open_volume, read_slice, read_unit_slice
 
 __all__ = ["CheckPaird", "LoadPaird"]
 
@@ -100,11 +100,13 @@ class LoadPaird(_PairTransform):
         if mask_key in loaded or not self.allow_missing_keys:
             mask = Path(loaded[mask_key])
             where = name_pair(path, mask)
-            if axis != FLAT:
-                check_geometry(_shape_of(path), _shape_of(mask), where)
-            values = whole_numbers(read_slice(mask, axis, number), where) if axis != FLAT else read_mask(mask, path)
-            affines = [_affine_of(each) for each in (path, mask)]
-            check_geometry(image.shape[1:], values.shape, where, *affines)
+            if axis == FLAT:
+                values = read_mask(mask, path)
+                check_geometry(image.shape[1:], values.shape, where, _affine_of(path), _affine_of(mask))
+            else:
+                volume, drawn = (open_volume(each) for each in (path, mask))
+                check_geometry(volume.shape, drawn.shape, where, volume.affine, drawn.affine)
+                values = whole_numbers(read_slice(mask, axis, number), where)
             loaded[mask_key] = MetaTensor(self.encode(values, where))
         return loaded
 
@@ -156,10 +158,6 @@ class CheckPaird(_PairTransform):
 def _affine_of(path: Path) -> np.ndarray | None:
     """None where the format has none."""
     return np.asarray(getattr(nib.load(path), "affine", None)) if format_of(path) == "nifti" else None
-
-
-def _shape_of(path: Path) -> tuple[int, ...]:
-    return tuple(getattr(nib.load(path), "shape", ()))
 
 
 def _file_of(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""2D slices of 3D NIfTI volumes: which there are, and how a volume is turned so that they lie along its last axis."""
+"""2D slices of volumes (NIfTI, or a folder with a DICOM series): which there are, and how they are turned."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nibabel.spatialimages import SpatialImage
 
 from ttl_monai.data.dicom import scale_to_unit
+from ttl_monai.data.dicom_series import read_series
 from ttl_monai.data.reader import format_of
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SelectSliced",
     "SliceOrientationd",
     "is_volume",
+    "open_volume",
     "read_slice",
     "read_unit_slice",
     "segmentation_items",
@@ -50,7 +52,7 @@ def slice_items(
     """One item a slice in place of one a volume.
 
     Args:
-        items: each with the path of a 3D NIfTI image and, for `foreground_only`, of its mask.
+        items: each with the path of a volume, see `open_volume`, and, for `foreground_only`, of its mask.
         axis: across which the slices are cut: axial, coronal or sagittal.
         foreground_only: keep only slices whose mask is not all 0; for training, as a validation without empty slices
             is too good.
@@ -71,10 +73,10 @@ def slice_items(
     slices: list[dict[str, Any]] = []
     total = 0
     for item in items:
-        count = _turned_shape(_open_volume(item[image_key]), axis)[2]
+        count = _turned_shape(open_volume(item[image_key]), axis)[2]
         kept = list(range(count))
         if foreground_only:
-            kept = np.flatnonzero(_turned(_open_volume(item[mask_key]), axis).any(axis=(0, 1))).tolist()
+            kept = np.flatnonzero(_turned(open_volume(item[mask_key]), axis).any(axis=(0, 1))).tolist()
         total += count
         for number in kept:
             named = {"image_id": f"{item['image_id']}#{number}"} if "image_id" in item else {}
@@ -90,7 +92,7 @@ def slice_items(
 def segmentation_items(
     items: Sequence[Mapping[str, Any]], axis: str | None = None, *, foreground_only: bool = False
 ) -> list[dict[str, Any]]:
-    """Items as `LoadPaird` takes them: 2D images as they are, NIfTI volumes slice by slice.
+    """Items as `LoadPaird` takes them: 2D images as they are, volumes slice by slice.
 
     Args:
         items: each with the path of an `image` and, but for predictions, of its mask, `label`.
@@ -119,11 +121,13 @@ def segmentation_items(
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether a file is a NIfTI image with more than one slice.
+    """Whether a path is a folder (of DICOM slices), or a NIfTI image with more than one slice.
 
     Raises:
         ValueError: a NIfTI file that cannot be read.
     """
+    if Path(path).is_dir():
+        return True
     if format_of(Path(path)) != "nifti":
         return False
     try:
@@ -225,8 +229,15 @@ def _check_axis(axis: str) -> None:
         raise ValueError(f"axis must be one of {', '.join(SLICE_AXCODES)}, got {axis!r}")
 
 
-def _open_volume(path: str | Path) -> SpatialImage:
-    """The volume, its pixels not yet read."""
+def open_volume(path: str | Path) -> SpatialImage:
+    """A volume as nibabel has it: a NIfTI file, its pixels not yet read, or a folder with one series of DICOM.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no 3D volume, or no sound or more than one series (see `read_series`).
+    """
+    if Path(path).is_dir():
+        return _read_folder(str(path), Path(path).stat().st_mtime_ns)
     try:
         image = nib.load(path)
     except FileNotFoundError:
@@ -260,9 +271,19 @@ def _turned(image: SpatialImage, axis: str) -> np.ndarray:
 # The last volumes are kept, since a volume's slices are asked for one after the other; the time of the file is in the
 # key, so that a file that was changed is read anew.
 @lru_cache(maxsize=2)
+def _read_folder(path: str, _modified: int) -> SpatialImage:
+    volume = read_series(path, axcodes=None)
+    if others := volume.report.not_chosen:
+        raise ValueError(f"{path}: expected one series of slices, got {1 + len(others)}; give each a folder of its own")
+    image = nib.Nifti1Image(volume.array, volume.affine)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+@lru_cache(maxsize=2)
 def _read_turned(path: str, _modified: int, axis: str) -> np.ndarray:
     _check_axis(axis)
-    return _turned(_open_volume(path), axis)
+    return _turned(open_volume(path), axis)
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,8 @@ def model_spec() -> dict[str, Any]:
 
     Returns:
         The resolved network definition, evaluation preprocessing and data set (but for its items and the folder of its
-        cache), task, class names, how rows are pooled, and how volumes are cut into slices.
+        cache), task, class names, how rows are pooled, how volumes are cut into slices,
+        and which bits of masks mark structures that overlap.
     """
     workflow = find_workflow()
     keys = {"network_def": "network_def", "preprocessing": "validate#preprocessing", "strategy": "strategy"}
@@ -32,11 +33,11 @@ def model_spec() -> dict[str, Any]:
     dataset = literal(workflow, "validate#dataset", left_open={"data": "", "cache_dir": "@cache_dir"})
     del dataset["data"]
     data = workflow.parser.get_parsed_content("data")
+    of_some = ("pooling", "axis", "mask_bits")  # ids that not every bundle has
     return {
         **spec,
         "dataset": dataset,
-        "pooling": workflow.parser.get_parsed_content("pooling") if "pooling" in workflow.parser else None,
-        "axis": workflow.parser.get_parsed_content("axis") if "axis" in workflow.parser else None,
+        **{name: workflow.parser.get_parsed_content(name) if name in workflow.parser else None for name in of_some},
         "spatial_size": workflow.parser.get_parsed_content("spatial_size"),
         "task": data.task,
         "class_names": list(data.class_names),

@@ -10,38 +10,41 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.metrics import compute_dice, compute_iou
 
 from ttl_monai.analysis import mean_intervals
 from ttl_monai.data import write_mask
 from ttl_monai.data.slices import SLICE_AXCODES
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.handlers.predictions import gather_rows
-from ttl_monai.handlers.segmentation import to_structures
+from ttl_monai.handlers.segmentation import Dice, Hausdorff95, Jaccard, find_structures, to_structures
 from ttl_monai.reports import MaskPanel, plot_masks
 
 logger = logging.getLogger(__name__)
 
 SHOWN_SLICES = 6  # of a volume
+SCORES = {"dice": Dice, "jaccard": Jaccard, "hausdorff95": Hausdorff95}
 
 
 class MaskScores:
     """Write `masks.csv`, `metrics.json` and pictures of the worst images of an evaluation of a segmentation.
 
     The CSV has the patient's key and the image's id (both pseudonymous unless the list is of public data), and for each
-    structure Dice, Jaccard (empty where the mask does not show the structure) and the pixels drawn and found.
-    `metrics.json` has the engine's metrics, with `section` for `val`, and the 95 % intervals of Dice and Jaccard over
-    patients (`mean_intervals`). Attach to an evaluator whose postprocessing has put masks and images of the files' own
-    size into the output, on every rank; rank 0 writes the tables.
+    structure Dice and Jaccard (empty where the structure is not drawn), the 95th percentile of the Hausdorff distance
+    in pixels (empty where it is not drawn or not found) and the pixels drawn and found. `metrics.json` has the engine's
+    metrics, with `section` for `val`, and the 95 % intervals of Dice and Jaccard over patients (`mean_intervals`).
+    Attach to an evaluator whose postprocessing has put masks and images of the files' own size into the output, on
+    every rank; rank 0 writes the tables.
 
     Args:
-        class_names: names of the classes, the background first.
+        class_names: names of the classes, the background first; for overlapping structures of these alone.
         output_dir: where the files go.
+        overlapping: a pixel may belong to several structures.
         section: prefix of the metrics' names, such as "test".
         facts: more entries for `metrics.json`.
         pictures: how many images to draw, those of lowest Dice (of each rank).
@@ -52,12 +55,16 @@ class MaskScores:
         *,
         class_names: Sequence[str],
         output_dir: str | Path,
+        overlapping: bool = False,
         section: str = "test",
         facts: Mapping[str, Any] | None = None,
         pictures: int = 8,
     ) -> None:
         self.class_names, self.output_dir, self.section = tuple(class_names), Path(output_dir), section
-        self.facts, self.pictures = dict(facts or {}), pictures
+        self.facts, self.pictures, self.overlapping = dict(facts or {}), pictures, overlapping
+        names: Any = {"class_names": self.class_names, "overlapping": overlapping}
+        self._metrics = {name: metric(**names) for name, metric in SCORES.items()}
+        self.structures = self._metrics["dice"].structures
         self._rows: list[dict[str, Any]] = []
         self._worst: list[tuple[float, str, MaskPanel]] = []
 
@@ -73,21 +80,21 @@ class MaskScores:
     def _collect(self, engine: Engine) -> None:
         state: Any = engine.state
         for item, output in zip(state.batch, state.output, strict=True):
-            found, drawn = to_structures(output["pred"], output["label"], class_names=self.class_names)
-            pair = (found[:, None].float(), drawn[:, None].float())  # (K, 1, H, W): the structures as a batch
-            scores = [measure(*pair).squeeze(1).tolist() for measure in (compute_dice, compute_iou)]
+            found, drawn = to_structures(
+                output["pred"], output["label"], class_names=self.class_names, overlapping=self.overlapping
+            )
+            scores = {name: metric.score(found, drawn)[0].tolist() for name, metric in self._metrics.items()}
             dims = tuple(range(1, found.ndim))
             self._rows.append(
                 {
                     "patient": str(item.get("patient", "")),
                     "image_id": str(item["image_id"]),
-                    "dice": scores[0],
-                    "jaccard": scores[1],
+                    **scores,
                     "drawn": drawn.sum(dims).tolist(),
                     "found": found.sum(dims).tolist(),
                 }
             )
-            known = [value for value in scores[0] if math.isfinite(value)]
+            known = [value for value in scores["dice"] if math.isfinite(value)]
             if self.pictures and known:
                 self._keep(sum(known) / len(known), str(item["image_id"]), output["image"], found, drawn)
 
@@ -97,7 +104,7 @@ class MaskScores:
 
     def _end(self, engine: Engine) -> None:
         for _, name, panel in self._worst:
-            plot_masks([panel], self.class_names[1:], self.output_dir / "masks" / f"{name}_mask.png")
+            plot_masks([panel], self.structures, self.output_dir / "masks" / f"{name}_mask.png")
         rows = gather_rows(self._rows)
         if idist.get_rank() != 0:
             return
@@ -119,12 +126,12 @@ class MaskScores:
     def _csv(self, rows: list[dict[str, Any]]) -> str:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        columns = [f"{what}_{name}" for name in self.class_names[1:] for what in ("dice", "jaccard", "drawn", "found")]
+        columns = [f"{what}_{name}" for name in self.structures for what in (*SCORES, "drawn", "found")]
         writer.writerow(["patient", "image", *columns])
         for row in rows:
             values = []
-            for k in range(len(self.class_names) - 1):
-                scores = [row[name][k] for name in ("dice", "jaccard")]
+            for k in range(len(self.structures)):
+                scores = [row[name][k] for name in SCORES]
                 values += ["" if math.isnan(value) else f"{value:.6f}" for value in scores]
                 values += [row["drawn"][k], row["found"][k]]
             writer.writerow([row["patient"], row["image_id"], *values])
@@ -134,20 +141,26 @@ class MaskScores:
 class MaskWriter:
     """Write a NIfTI mask and a picture for each image of an inference, and `volumes.json`.
 
-    The slices of a volume are put together again, in the file's own orientation: mask and file have the same shape and
-    affine. `volumes.json` has for each image and class the number of voxels, and `ml`; of a 2D image, which has no
-    volume, `area_cm2` (as it is projected). Both are null where the file does not state its spacing.
+    The values of a mask are the numbers of the classes, `..._mask.nii.gz`. Structures that overlap have a mask each,
+    `..._mask_<structure>.nii.gz`, of 0 and 1: viewers show several files one above the other, but bits or channels in
+    one file as other values or times. The slices of a volume are put together again, in the file's own orientation:
+    mask and file have the same shape and affine.
+
+    `volumes.json` has for each image and class the number of voxels, and `ml`; of a 2D image, which has no volume,
+    `area_cm2` (as it is projected). Both are null where the file does not state its spacing.
 
     Attach to the evaluator of an inference in one process, whose postprocessing has put masks and images of the files'
     own size into the output and whose items, in order, are those of `segmentation_items`.
 
     Args:
-        class_names: names of the classes, the background first.
+        class_names: names of the classes, the background first; for overlapping structures of these alone.
         output_dir: where the files go.
+        overlapping: a pixel may belong to several structures.
     """
 
-    def __init__(self, *, class_names: Sequence[str], output_dir: str | Path) -> None:
-        self.class_names, self.output_dir = tuple(class_names), Path(output_dir)
+    def __init__(self, *, class_names: Sequence[str], output_dir: str | Path, overlapping: bool = False) -> None:
+        self.class_names, self.output_dir, self.overlapping = tuple(class_names), Path(output_dir), overlapping
+        self.structures = self.class_names if overlapping else self.class_names[1:]
         self._volumes: dict[str, Any] = {}
         self._open: tuple[str, str, str] | None = None  # file, id and axis of the image whose slices arrive
         self._slices: list[tuple[np.ndarray, np.ndarray]] = []
@@ -171,29 +184,36 @@ class MaskWriter:
             if here != self._open:
                 self._write()
                 self._open = here
-            classes = torch.as_tensor(output["pred"]).argmax(0).cpu().numpy().astype(np.uint8)
-            self._slices.append((classes, _picture(output["image"])))
+            found = find_structures(output["pred"], class_names=self.class_names, overlapping=self.overlapping)
+            self._slices.append((found.cpu().numpy(), _picture(output["image"])))
 
     def _write(self) -> None:
         """Write the image whose slices are all there."""
         if self._open is None:
             return
         file, name, axis = self._open
-        classes = np.stack([mask for mask, _ in self._slices], axis=-1)  # (rows, columns, slices)
-        spacing = write_mask(classes, file, axis, self.output_dir / f"{name}_mask.nii.gz")
-        counts = np.bincount(classes.ravel(), minlength=len(self.class_names)).tolist()
+        found = np.stack([masks for masks, _ in self._slices], axis=-1)  # (K, rows, columns, slices)
+        spacing, *_ = [
+            write_mask(mask, file, axis, self.output_dir / f"{name}_mask{ending}.nii.gz")
+            for ending, mask in self._files(found)
+        ]
         self._volumes[name] = {
-            each: {"voxels": count, **_size(count, spacing, is_volume=axis in SLICE_AXCODES)}
-            for each, count in zip(self.class_names[1:], counts[1:], strict=True)
+            each: {"voxels": int(mask.sum()), **_size(int(mask.sum()), spacing, is_volume=axis in SLICE_AXCODES)}
+            for each, mask in zip(self.structures, found, strict=True)
         }
         aspect = 1.0 if spacing is None else spacing[0] / spacing[1]
-        panels = [self._panel(number, aspect) for number in _shown(classes)]
-        plot_masks(panels, self.class_names[1:], self.output_dir / f"{name}_mask.png")
+        panels = [self._panel(number, aspect) for number in _shown(found.reshape(-1, len(self._slices)).any(axis=0))]
+        plot_masks(panels, self.structures, self.output_dir / f"{name}_mask.png")
         self._slices = []
 
+    def _files(self, found: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """What the name of each file has after "_mask", and its values."""
+        if self.overlapping:  # the names of structures are free text
+            return [(f"_{quote(name, safe=' ')}", mask) for name, mask in zip(self.structures, found, strict=True)]
+        return [("", np.tensordot(np.arange(1, len(found) + 1, dtype=np.uint8), found, axes=1))]
+
     def _panel(self, number: int, aspect: float) -> MaskPanel:
-        classes, image = self._slices[number]
-        found = np.stack([classes == k for k in range(1, len(self.class_names))])
+        found, image = self._slices[number]
         title = f"slice {number + 1} of {len(self._slices)}" if len(self._slices) > 1 else "predicted"
         return MaskPanel(title, image, found, aspect=aspect)
 
@@ -216,8 +236,8 @@ def _size(count: int, spacing: Sequence[float] | None, *, is_volume: bool) -> di
     return {"area_cm2": None if spacing is None else round(count * spacing[0] * spacing[1] / 100, 4)}
 
 
-def _shown(classes: np.ndarray) -> list[int]:
-    """Slices to draw: spread over those in which something was found, else over all."""
-    found = np.flatnonzero(classes.any(axis=(0, 1)))
-    numbers = found if len(found) else np.arange(classes.shape[-1])
+def _shown(has: np.ndarray) -> list[int]:
+    """Slices to draw: spread over those in which something was found, (slices,) bool, else over all."""
+    found = np.flatnonzero(has)
+    numbers = found if len(found) else np.arange(len(has))
     return sorted({int(numbers[k]) for k in np.linspace(0, len(numbers) - 1, SHOWN_SLICES).round().astype(int)})

@@ -25,17 +25,45 @@ THRESHOLD = 0.5
 _BOTH, _MISSED, _FALSE_ALARM, _NEITHER = 0, 1, 2, 3
 
 
+def find_structures(
+    probabilities: torch.Tensor, *, class_names: Sequence[str], overlapping: bool = False
+) -> torch.Tensor:
+    """Binary masks of the structures of one image, as predicted.
+
+    Args:
+        probabilities: (C, ...), or (1, ...) for the one class beside the background. Of several classes the most
+            probable one is taken, of one class or of overlapping structures what is at least 0.5.
+        class_names: names of the classes, the background first; for overlapping structures of these alone.
+        overlapping: a pixel may belong to several structures.
+
+    Returns:
+        (K, ...) bool, K = C for overlapping structures, else the classes without the background.
+
+    Raises:
+        ValueError: for another number of channels.
+    """
+    scores, count = torch.as_tensor(probabilities).detach().as_subclass(torch.Tensor), len(class_names)
+    channels = {count} if overlapping or count > 2 else {1, count}
+    if scores.ndim < 3 or scores.shape[0] not in channels:
+        raise ValueError(
+            f"expected probabilities of {' or '.join(map(str, sorted(channels)))} channels for the classes "
+            f"{', '.join(class_names)}, got shape {tuple(scores.shape)}"
+        )
+    if overlapping or scores.shape[0] == 1:
+        return scores >= THRESHOLD
+    return one_hot(scores.argmax(0)[None, None], count)[0, 1:] > 0
+
+
 def to_structures(
     probabilities: torch.Tensor, mask: torch.Tensor, *, class_names: Sequence[str], overlapping: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Binary masks of the structures of one image, as predicted and as drawn.
 
     Args:
-        probabilities: (C, ...), or (1, ...) for the one class beside the background. Of several classes the most
-            probable one is taken, of one class or of overlapping structures what is at least 0.5.
+        probabilities: as in `find_structures`.
         mask: (1, ...) index of the class of each pixel; for overlapping structures (C, ...) of 0 and 1.
-        class_names: names of the classes, the background first; for overlapping structures of these alone.
-        overlapping: a pixel may belong to several structures.
+        class_names: as in `find_structures`.
+        overlapping: as in `find_structures`.
 
     Returns:
         Prediction and reference, (K, ...) bool, K = C for overlapping structures, else the classes without the
@@ -44,15 +72,13 @@ def to_structures(
     Raises:
         ValueError: for other shapes, or for values of the mask that are no class.
     """
-    scores, drawn = (torch.as_tensor(each).detach().as_subclass(torch.Tensor) for each in (probabilities, mask))
-    count = len(class_names)
-    channels = {count} if overlapping or count > 2 else {1, count}
-    expected = (count if overlapping else 1, *scores.shape[1:])
-    if scores.ndim < 3 or scores.shape[0] not in channels or tuple(drawn.shape) != expected:
+    found = find_structures(probabilities, class_names=class_names, overlapping=overlapping)
+    drawn, count = torch.as_tensor(mask).detach().as_subclass(torch.Tensor), len(class_names)
+    expected = (count if overlapping else 1, *found.shape[1:])
+    if tuple(drawn.shape) != expected:
         raise ValueError(
-            f"expected probabilities of {' or '.join(map(str, sorted(channels)))} channels for the classes "
-            f"{', '.join(class_names)}, and a mask of shape ({expected[0]}, ...) and the same size, got "
-            f"{tuple(scores.shape)} and {tuple(drawn.shape)}"
+            f"expected for the classes {', '.join(class_names)} a mask of shape ({expected[0]}, ...) and the same size "
+            f"as the prediction, {expected}, got {tuple(drawn.shape)}"
         )
     top = 1 if overlapping else count - 1
     values = torch.unique(drawn).double()
@@ -61,11 +87,8 @@ def to_structures(
             f"expected a mask with the values 0 to {top} ({', '.join(class_names)}), got {values.tolist()[:10]}"
         )
     if overlapping:
-        return scores >= THRESHOLD, drawn > 0
-    classes = one_hot(drawn[None].long(), count)[0, 1:] > 0  # (1, ...) -> (C - 1, ...)
-    if scores.shape[0] == 1:
-        return scores >= THRESHOLD, classes
-    return one_hot(scores.argmax(0)[None, None], count)[0, 1:] > 0, classes
+        return found, drawn > 0
+    return found, one_hot(drawn[None].long(), count)[0, 1:] > 0  # (1, ...) -> (C - 1, ...)
 
 
 class _StructureMetric(IgniteMetricHandler):
@@ -107,17 +130,30 @@ class _StructureMetric(IgniteMetricHandler):
             found, drawn = to_structures(
                 probabilities, mask, class_names=self.class_names, overlapping=self.overlapping
             )
-            dims = tuple(range(1, found.ndim))
-            is_found, is_drawn = found.any(dims), drawn.any(dims)  # (K,)
-            states = torch.where(
-                is_drawn, torch.where(is_found, _BOTH, _MISSED), torch.where(is_found, _FALSE_ALARM, _NEITHER)
-            )
-            values = torch.full(states.shape, torch.nan, device=found.device)
-            for index, state in enumerate(states.tolist()):
-                if state in self.scored:
-                    pair = (each[index][None, None].float() for each in (found, drawn))
-                    values[index] = self.measure(*pair).squeeze()
+            values, states = self.score(found, drawn)
             self.metric_fn.extend(values[None], states[None])
+
+    def score(self, found: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score one image.
+
+        Args:
+            found: predicted structures, (K, ...) bool, as `to_structures` gives them.
+            drawn: the reference, likewise.
+
+        Returns:
+            The value of each structure, (K,), NaN where it cannot be scored, and what the image has of it, (K,).
+        """
+        dims = tuple(range(1, found.ndim))
+        is_found, is_drawn = found.any(dims), drawn.any(dims)  # (K,)
+        states = torch.where(
+            is_drawn, torch.where(is_found, _BOTH, _MISSED), torch.where(is_found, _FALSE_ALARM, _NEITHER)
+        )
+        values = torch.full(states.shape, torch.nan, device=found.device)
+        for index, state in enumerate(states.tolist()):
+            if state in self.scored:
+                pair = (each[index][None, None].float() for each in (found, drawn))
+                values[index] = self.measure(*pair).squeeze()
+        return values, states
 
     def compute(self) -> float:
         """The mean over structures as a Python float; NaN, with the reason in the log, where none can be scored.

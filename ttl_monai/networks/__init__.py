@@ -5,7 +5,7 @@ from ttl_monai.networks.complexity import count_macs, count_params, measure_late
 from ttl_monai.networks.features import PointFeatures
 from ttl_monai.networks.inferer import SeriesInferer
 from ttl_monai.networks.inflate import inflate
-from ttl_monai.networks.losses import ClassificationLoss
+from ttl_monai.networks.losses import ClassificationLoss, MaskLoss
 from ttl_monai.networks.param_groups import param_groups
 from ttl_monai.networks.points import Point, find_point, list_points
 from ttl_monai.networks.resnext3d import ResNeXt3D
@@ -17,6 +17,7 @@ from ttl_monai.networks.surgery import freeze_up_to, split_at, truncate
 
 __all__ = [
     "ClassificationLoss",
+    "MaskLoss",
     "Point",
     "PointFeatures",
     "ResNeXt3D",

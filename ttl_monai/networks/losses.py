@@ -1,11 +1,11 @@
-"""The training loss of a classification task, on logits."""
+"""The training losses of classification and of segmentation, on logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from monai.losses import FocalLoss
+from monai.losses import DiceCELoss, FocalLoss
 
 KINDS = ("cross_entropy", "focal")
 
@@ -65,3 +65,18 @@ class ClassificationLoss(torch.nn.Module):
             probability = torch.sigmoid(logits)
             loss = loss * torch.where(targets == 1, 1 - probability, probability) ** 2
         return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+class MaskLoss(DiceCELoss):
+    """Dice plus cross-entropy, MONAI's `DiceCELoss`; with `sigmoid` the binary cross-entropy of each channel.
+
+    MONAI's own takes the softmax over several channels even then, as if a pixel belonged to one of them, so that
+    structures that overlap could not be learned. The arguments are those of MONAI.
+
+    Example:
+        ``{"_target_": "ttl_monai.networks.MaskLoss", "sigmoid": true, "batch": true}``
+    """
+
+    def ce(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of logits (B, C, ...) and masks, (B, C, ...) or, exclusive, (B, 1, ...) index of the class."""
+        return self.bce(input, target) if self.dice.sigmoid else super().ce(input, target)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ttl_monai.reports.figures import PALETTE, _save
 
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")  # light ones first: images are dark
-_SIDE_IN = {1: 7.0, 2: 5.5}  # of one picture, by the number of pictures
+_SIDE_IN = {1: 7.0, 2: 5.5, 4: 3.5}  # of one picture, by the number of pictures
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class MaskPanel:
     aspect: float = 1.0
 
 
-def plot_masks(panels: Sequence[MaskPanel], structures: Sequence[str], path: str | Path) -> Path:
+def plot_masks(panels: Sequence[MaskPanel], structures: Sequence[str], path: str | Path, *, across: int = 3) -> Path:
     """Draw masks on images: the prediction filled with a solid outline, the reference with a dashed one.
 
     Args:
-        panels: one or more pictures, in rows of three.
+        panels: one or more pictures, row by row.
         structures: names of the K structures.
         path: the PNG file; its folder is made.
+        across: most pictures in a row.
 
     Returns:
         The path written.
@@ -57,7 +58,7 @@ def plot_masks(panels: Sequence[MaskPanel], structures: Sequence[str], path: str
         raise ValueError("plot_masks needs at least one picture, got none")
     if wrong := [panel.title for panel in panels if len(panel.found) != len(structures)]:
         raise ValueError(f"expected a mask for each of {', '.join(structures)}; got others for {', '.join(wrong)}")
-    across = min(len(panels), 3)
+    across = min(len(panels), across)
     down = math.ceil(len(panels) / across)
     rows, columns = panels[0].image.shape
     side = _SIDE_IN.get(across, 4.5)

@@ -14,9 +14,11 @@ STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
 # Column head and the key within one repeat.
 CLASSIFICATION = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
 SEGMENTATION = {"Dice": "test_dice", "Jaccard": "test_jaccard", "HD95": "test_hausdorff95"}
+SMALLER_IS_BETTER = {"test_hausdorff95"}
 ABOUT = {
     "test_auroc": "AUPRC is average precision; the trapezoid stands beside it for comparison with the paper.",
-    "test_dice": "Dice and Jaccard are means over classes and images; HD95 is in pixels.",
+    "test_dice": "Dice and Jaccard are means over classes and over the images (of volumes: slices) in which a class is "
+    "drawn, 0 where it was missed; HD95, in pixels, over those in which it is drawn and found.",
 }
 # Key within a row, divisor, digits.
 COSTS = (("params", 1e6, 3), ("trainable_params", 1e6, 3), ("macs", 1e9, 3), ("latency_ms", 1, 1))
@@ -43,7 +45,8 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The markdown table of one comparison: one line a strategy and cut, then what it was measured on.
 
     Metrics are mean ± sample standard deviation over the repeats; one that is undefined in a repeat is NaN. A value is
-    bold only where it beats every other line in a paired t-test over the same splits (two-sided p < 0.05).
+    bold only where it beats every other line in a paired t-test over the same splits (two-sided p < 0.05). Of a
+    segmentation with several classes a second table has the Dice of each.
 
     Args:
         results: `dataset`, `backbone`, `weights`, `spatial_size` (pixels, one number or one an axis), `max_epochs`,
@@ -76,6 +79,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         _line(_cells(row, metrics.values(), [bold[head] == number for head in metrics]))
         for number, row in enumerate(rows)
     ]
+    lines += _by_class(rows)
     about = ABOUT[next(iter(metrics.values()))]
     return (
         "\n".join([*lines, "", *_legend(results, rows, about, any(winner is not None for winner in bold.values()))])
@@ -127,7 +131,8 @@ def _values(row: Mapping[str, Any], key: str) -> dict[int, float]:
 
 def _clear_winner(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
     """The number of the row that beats every other one on the same splits, if there is one."""
-    values = [_values(row, key) for row in rows]
+    sign = -1 if key in SMALLER_IS_BETTER else 1
+    values = [{split: sign * value for split, value in _values(row, key).items()} for row in rows]
     splits = sorted(values[0])
     comparable = all(sorted(each) == splits and not any(map(math.isnan, each.values())) for each in values)
     if len(rows) < 2 or len(splits) < 2 or not comparable:
@@ -143,12 +148,33 @@ def _clear_winner(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
     return best
 
 
-def _cells(row: Mapping[str, Any], keys: Iterable[str], bold: Sequence[bool]) -> list[str]:
-    cut = "-" if row["cut"] is None else f"`{row['cut']}`"
-    scores = [_mean_std(list(_values(row, key).values())) for key in keys]
+def _by_class(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A second table, of the Dice of each class; nothing where there is one class, or another task."""
+    start, counts = "test_dice_", ("left_out", "false_alarms")
+    keys = [key for key in rows[0]["repeats"][0] if key.startswith(start) and key.removeprefix(start) not in counts]
+    if not keys:
+        return []
+    heads = ("strategy", "cut", *(f"Dice, {key.removeprefix(start)}" for key in keys))
     return [
-        row["strategy"],
-        cut,
+        "",
+        _line(heads),
+        _line(["---", "---"] + ["---:"] * len(keys)),
+        *(_line([*_place(row), *_scores(row, keys)]) for row in rows),
+    ]
+
+
+def _place(row: Mapping[str, Any]) -> list[str]:
+    return [row["strategy"], "-" if row["cut"] is None else f"`{row['cut']}`"]
+
+
+def _scores(row: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    return [_mean_std(list(_values(row, key).values())) for key in keys]
+
+
+def _cells(row: Mapping[str, Any], keys: Iterable[str], bold: Sequence[bool]) -> list[str]:
+    scores = _scores(row, keys)
+    return [
+        *_place(row),
         *(f"**{score}**" if heavy else score for score, heavy in zip(scores, bold, strict=True)),
         *(_number(row[key], scale, digits) for key, scale, digits in COSTS),
     ]

@@ -20,7 +20,10 @@ SOURCES = ("csv", "folder", "masks", "msd", "penet", "rsna_pe")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
 
 
-def warn_of_patients(count: int, what: str = "files", remedy: str = "say --patient-regex") -> None:
+TELL_PATIENTS = "say --patient-regex, or `ttl datalist csv` where a table names the patients"
+
+
+def warn_of_patients(count: int, what: str = "files", remedy: str = TELL_PATIENTS) -> None:
     """Say what is assumed where nothing tells which images are of one patient, and what helps."""
     logger.warning(
         "ASSUMPTION: each of the %d %s is a patient of its own. If a patient has several images, training and "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,41 +100,68 @@ def datalist(bundle, request) -> Path:
     return request.getfixturevalue(TINY_DATA[bundle])
 
 
+def open_tiny(
+    bundle: str,
+    listed: Path,
+    folder: Path,
+    names: Sequence[str],
+    overrides: Mapping[str, Any],
+    *,
+    workflow_type: str = "train",
+) -> ConfigWorkflow:
+    """A workflow of a bundle on its tiny data, initialised, everything written below the folder.
+
+    Overrides of `...` take a setting of the tests away.
+    """
+    settings = {
+        "dataset_dir": str(listed.parent),
+        "datalist": str(listed),
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "run"),
+    }
+    settings |= TINY_OF[bundle] if not {"evaluate.json", "inference.json"} & {*names} else {"batch_size": 8}
+    settings |= overrides
+    workflow = ConfigWorkflow(
+        [str(BUNDLES / bundle / "configs" / name) for name in names],
+        logging_file=False,
+        workflow_type=workflow_type,
+        **{key: value for key, value in settings.items() if value is not ...},
+    )
+    workflow.initialize()
+    return workflow
+
+
 @pytest.fixture
 def make_workflow(bundle, request, tmp_path):
     """Build and initialise a workflow of the bundle on its tiny images, everything written below tmp_path."""
 
     def make(*names: str, workflow_type="train", bundle=bundle, **overrides) -> ConfigWorkflow:
         listed = request.getfixturevalue(TINY_DATA[bundle])
-        settings = {
-            "dataset_dir": str(listed.parent),
-            "datalist": str(listed),
-            "cache_dir": str(tmp_path / "cache"),
-            "output_dir": str(tmp_path / "run"),
-        }
-        settings |= TINY_OF[bundle] if not {"evaluate.json", "inference.json"} & {*names} else {"batch_size": 8}
-        settings |= overrides
-        files = [str(BUNDLES / bundle / "configs" / name) for name in names]
-        workflow = ConfigWorkflow(
-            files,
-            logging_file=False,
-            workflow_type=workflow_type,
-            **{key: value for key, value in settings.items() if value is not ...},
-        )
-        workflow.initialize()
-        return workflow
+        return open_tiny(bundle, listed, tmp_path, names, overrides, workflow_type=workflow_type)
 
     return make
 
 
+@pytest.fixture(scope="session")
+def train_once(request, tmp_path_factory):
+    """Train a cut network of a bundle, at the first call for it; gives the folder of the run."""
+
+    @cache
+    def train(bundle: str) -> Path:
+        cut = "layer1" if bundle == "ctpa_ttl" else "blocks.1"
+        folder, listed = tmp_path_factory.mktemp("trained"), request.getfixturevalue(TINY_DATA[bundle])
+        workflow = open_tiny(bundle, listed, folder, ["train.json", "strategy_ttl.json"], {"cuts#ttl": cut})
+        workflow.run()
+        workflow.finalize()
+        return folder / "run"
+
+    return train
+
+
 @pytest.fixture
-def trained(make_workflow, tmp_path, bundle) -> Path:
-    """The folder of a finished tiny training of a cut network."""
-    cut = "layer1" if bundle == "ctpa_ttl" else "blocks.1"
-    workflow = make_workflow("train.json", "strategy_ttl.json", **{"cuts#ttl": cut})
-    workflow.run()
-    workflow.finalize()
-    return tmp_path / "run"
+def trained(train_once, tmp_path, bundle) -> Path:
+    """The folder of a finished tiny training of a cut network: a copy for this test alone."""
+    return Path(shutil.copytree(train_once(bundle), tmp_path / "run"))
 
 
 @contextmanager

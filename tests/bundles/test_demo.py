@@ -2,11 +2,18 @@
 
 import csv
 import json
+import os
 import random
+import re
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ttl_monai.data import make_phantom
+
+from .conftest import BUNDLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,6 +58,32 @@ def test_shuffled_labels_teach_nothing(auroc, tmp_path):
     datalist = make_phantom(tmp_path / "phantom", seed=0)
     shuffle_training_labels(datalist)
     assert auroc(datalist) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "minutes", "metric", "least"),
+    [("ctpa_ttl", 8, "test_auroc", 0.8), ("unet_ttl", 5, "test_dice", 0.9)],
+    ids=["ctpa_ttl", "unet_ttl"],
+)
+def test_the_lines_of_make_demo_run_in_time_and_have_learned(tmp_path, name, minutes, metric, least):
+    """On two cores, by the lines of the Makefile; the making of the data is part of the training's time."""
+    makefile = (BUNDLES.parent / "Makefile").read_text()
+    lines = re.findall(r"^\t\$\(BUNDLE_RUN\) (.+)$", makefile.partition("\ndemo:")[2], re.MULTILINE)
+    assert len(lines) == 3
+    data = {"demo_dir": "data", "cache_dir": "cache"}
+    # The makefile lets them write into the bundle.
+    places = (data | {"output_dir": "run"}, data | {"run_dir": "run"}, {"demo_dir": "data", "run_dir": "run"})
+    seconds = []
+    for line, options in zip(lines, places, strict=True):
+        files = line.strip('"').replace("$(CONFIGS)", str(BUNDLES / name / "configs"))
+        words = [word for key, place in options.items() for word in (f"--{key}", str(tmp_path / place))]
+        command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", files, *words]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "2"})
+        seconds.append(time.perf_counter() - started)
+    assert json.loads((tmp_path / "run/test/metrics.json").read_text())[metric] >= least
+    assert (tmp_path / "run/predictions").is_dir()
+    assert seconds[0] < 60 * minutes
 
 
 def test_the_files_name_no_one(tmp_path):

@@ -1,13 +1,21 @@
+import copy
 import csv
 import json
 import math
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+import ttl_monai.data
+from ttl_monai.data import make_phantom
+from ttl_monai.networks import backbones
 
 from .conftest import BUNDLES, TINY, refused
 
@@ -213,6 +221,28 @@ def test_cached_features_of_windows_are_told_apart(make_workflow, tmp_path):
     assert histories[0] == pytest.approx(histories[1], abs=1e-6)
 
 
+def test_accumulated_steps_are_one_step_of_all_their_windows(make_workflow, tmp_path, monkeypatch):
+    """Without batch norm, the gradients of two batches of 4 windows move the weights as those of one batch of 8."""
+    torch.manual_seed(0)
+    layers = {"conv1": nn.Conv3d(1, 4, 3, stride=2), "act": nn.ReLU(), "conv2": nn.Conv3d(4, 8, 3, stride=2)}
+    monkeypatch.setitem(backbones.REGISTRY, "plain3d", lambda: nn.Sequential(copy.deepcopy(OrderedDict(layers))))
+    plain = {"network_def#backbone": "plain3d", "optimizer#_target_": "torch.optim.SGD", "learning_rate": 10.0}
+    still = {"flip": False, "rotate_degrees": 0.0, "crop_from": 32}  # else each batch draws its own
+    states = {}
+    for name, batch_size, steps in (("at once", 8, 1), ("in two", 4, 2), ("half", 4, 1)):
+        batches = 2 if name == "in two" else 1
+        own = {"batch_size": batch_size, "accumulation_steps": steps, "train#trainer#epoch_length": batches}
+        folder = tmp_path / name
+        workflow = make_workflow("train.json", bundle="ctpa_ttl", output_dir=str(folder), **plain, **still, **own)
+        start = copy.deepcopy(workflow.parser.get_parsed_content("network_def").state_dict())
+        workflow.run()
+        states[name] = torch.load(folder / "last.pt", weights_only=True)["network"]
+    for key, value in states["at once"].items():
+        torch.testing.assert_close(states["in two"][key], value, rtol=0, atol=1e-5, msg=key)
+    for other in (start, states["half"]):
+        assert max((value - other[key]).abs().max() for key, value in states["at once"].items()) > 1e-3
+
+
 def test_cached_features_need_a_frozen_part(make_workflow):
     with refused("nothing is frozen|no frozen part"):
         make_workflow("train.json", cache_features=True).run()
@@ -258,7 +288,8 @@ def test_a_network_that_differs_from_the_run_is_an_error_naming_both(make_workfl
 
 
 @pytest.mark.parametrize("config", ["evaluate.json", "inference.json"])
-def test_the_made_images_never_stand_in_for_own_data(make_workflow, trained, config):
+def test_the_made_images_never_stand_in_for_own_data(make_workflow, trained, config, monkeypatch):
+    monkeypatch.setattr(ttl_monai.data, "demo_phantom", partial(make_phantom, patients=6, size=(64, 64)))
     names = [config] if config == "inference.json" else ["train.json", config]
     quiet = dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_def#weights"), ...)
     workflow = make_workflow(

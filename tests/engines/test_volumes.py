@@ -1,11 +1,13 @@
 """Volumes found in a tree, and what the reader refuses of them."""
 
+import re
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 from monai.transforms import LoadImaged
+from pydicom import dcmread
 
 from ttl_monai.data import SeriesDataset, VolumeCache, VolumeReader, WindowDataset, make_ctpa_phantom
 from ttl_monai.engines import find_volumes
@@ -43,6 +45,52 @@ def test_ids_without_names_are_hashes(tree):
 def test_one_series_or_one_file(tree, name):
     found = find_volumes(str(tree / name), "")
     assert (len(found.items), found.refused) == (1, [])
+
+
+def trained_with(**reader):
+    """What a run's model.json says of its reader."""
+    return {"preprocessing": {"transforms": [{"_target_": "LoadImaged", "keys": "image", **reader}]}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "gaps", "refused"),
+    [
+        (None, None, {"images/P0001_0": "1 slice missing"}),
+        (trained_with(gaps="resample"), None, {}),
+        (trained_with(gaps="resample"), "refuse", {"images/P0001_0": "1 slice missing"}),
+        (trained_with(modality="CT"), "resample", {}),
+        (
+            trained_with(modality="MR", gaps="resample"),
+            None,
+            {f"images/P{n:04}_{k}": "modality CT" for n in (1, 3) for k in (0, 1)},
+        ),
+    ],
+)
+def test_series_are_judged_as_the_run_judged_or_as_asked(tree, trained, gaps, refused):
+    found = find_volumes(str(tree), "", trained, file_names=True, gaps=gaps)
+    assert {each["image_id"] for each in found.refused} == set(refused)
+    for each in found.refused:
+        assert refused[each["image_id"]] in str(each["report"]["checks"])
+
+
+def test_a_series_without_uid_has_a_hash_too(tree, tmp_path):
+    for path in sorted((tree / "images/P0003_0").glob("*.dcm")):
+        dataset = dcmread(path)
+        dataset.SeriesInstanceUID = ""
+        dataset.save_as(tmp_path / path.name)
+    found = find_volumes(str(tmp_path), "")
+    assert [bool(re.fullmatch("[0-9a-f]{16}", item["image_id"])) for item in found.items] == [True]
+    assert found.refused == []
+
+
+def test_reports_name_no_folder_whatever_its_name(tmp_path):
+    folder = tmp_path / "Doe: John 1950"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(b"no DICOM")
+    (refused,) = find_volumes(str(tmp_path), "").refused
+    assert "not a DICOM file" in str(refused)
+    assert "John" not in str(refused)
+    assert "1950" not in str(refused)
 
 
 def test_two_copies_of_a_file_have_different_ids(tree, tmp_path):

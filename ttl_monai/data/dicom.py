@@ -69,16 +69,16 @@ def _check_one_frame(dataset: Dataset, path: str | Path) -> None:
     try:
         frames = int(dataset.get("NumberOfFrames") or 1)
     except (TypeError, ValueError):
-        raise Refused(f"{path}: damaged DICOM header (its number of frames is none)") from None
+        raise Refused("damaged DICOM header (its number of frames is none)", path) from None
     if frames > 1:
-        raise Refused(f"{path}: expected one frame, got {frames}; extract the frames to single images first")
+        raise Refused(f"expected one frame, got {frames}; extract the frames to single images first", path)
 
 
 def _picture(dataset: Dataset, path: str | Path) -> np.ndarray:
     """Decode, then values of display in [0, 1]."""
     stored = decode(dataset, path)  # (rows, columns[, 3])
     if not np.isfinite(stored).all():
-        raise Refused(f"{path}: NaN or infinite pixels")
+        raise Refused("NaN or infinite pixels", path)
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)[..., :3]

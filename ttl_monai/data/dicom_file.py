@@ -41,7 +41,16 @@ IMAGE_TAGS = (
 
 
 class Refused(ValueError):
-    """A reason of our own wording, free of tag values."""
+    """A reason of our own wording, free of tag values; the message has the path before it, which may name a patient.
+
+    Args:
+        reason: what is wrong.
+        path: the file.
+    """
+
+    def __init__(self, reason: str, path: str | Path | None = None) -> None:
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
 
 
 def open_dicom(path: str | Path, tags: Sequence[str]) -> Dataset:
@@ -76,42 +85,42 @@ def _parsing(path: str | Path) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except InvalidDicomError:
-        raise Refused(f"{path}: not a DICOM file (no 'DICM' after 128 bytes)") from None
+        raise Refused("not a DICOM file (no 'DICM' after 128 bytes)", path) from None
     except Exception as error:
-        raise Refused(f"{path}: damaged DICOM file, it cannot be parsed ({type(error).__name__})") from None
+        raise Refused(f"damaged DICOM file, it cannot be parsed ({type(error).__name__})", path) from None
 
 
 def check_pixels(dataset: Dataset, path: str | Path) -> None:
     """Refuse a dataset without pixels, with fewer than it says, or that no installed decoder reads."""
     if not any(keyword in dataset for keyword in PIXEL_KEYWORDS):
-        raise Refused(f"{path}: no pixel data (a report, plan or waveform, or a file cut short)")
+        raise Refused("no pixel data (a report, plan or waveform, or a file cut short)", path)
     check_decoder(dataset, path)
     try:
         expected = get_expected_length(dataset)
     except Exception as error:
-        raise Refused(f"{path}: damaged DICOM header ({type(error).__name__})") from None
+        raise Refused(f"damaged DICOM header ({type(error).__name__})", path) from None
     compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     if not compressed and "PixelData" in dataset and (found := len(dataset.PixelData or b"")) < expected:
-        raise Refused(f"{path}: pixel data is cut short, {expected} bytes expected, {found} found")
+        raise Refused(f"pixel data is cut short, {expected} bytes expected, {found} found", path)
 
 
 def check_decoder(dataset: Dataset, path: str | Path) -> None:
     """Refuse a compression that nothing installed can read, and say what to install."""
     if "TransferSyntaxUID" not in dataset.file_meta:
-        raise Refused(f"{path}: damaged DICOM header, it does not say how the pixels are stored (no transfer syntax)")
+        raise Refused("damaged DICOM header, it does not say how the pixels are stored (no transfer syntax)", path)
     try:
         compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     except ValueError:
-        raise Refused(f"{path}: damaged DICOM header (its transfer syntax is none)") from None
+        raise Refused("damaged DICOM header (its transfer syntax is none)", path) from None
     if not compressed:
         return
     try:
         decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     except NotImplementedError:
-        raise Refused(f"{path}: {syntax_name(dataset)} is a compression that cannot be read") from None
+        raise Refused(f"{syntax_name(dataset)} is a compression that cannot be read", path) from None
     if not decoder.is_available:
         needs = "; ".join(decoder.missing_dependencies)
-        raise Refused(f"{path}: no decoder is installed for {syntax_name(dataset)}; install one of: {needs}")
+        raise Refused(f"no decoder is installed for {syntax_name(dataset)}; install one of: {needs}", path)
 
 
 def syntax_name(dataset: Dataset) -> str:
@@ -132,7 +141,7 @@ def refusing(dataset: Dataset, path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{syntax_name(dataset)}, damaged or not supported ({type(error).__name__})"
-        raise Refused(f"{path}: its pixel data cannot be decoded: {reason}") from None
+        raise Refused(f"its pixel data cannot be decoded: {reason}", path) from None
 
 
 def decode(dataset: Dataset, path: str | Path, *, frame: int | None = None) -> np.ndarray:

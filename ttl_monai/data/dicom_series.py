@@ -86,7 +86,7 @@ def read_series(
         report.raise_refusals(where)
         array = decode_stack([series.slices[i] for i in geometry.order], report)
     except Refused as refusal:
-        report.note("files", "refused", _without_path(refusal))
+        report.note("files", "refused", refusal.reason)
         raise VolumeError(str(refusal), report) from None
     if not np.isfinite(array).all():
         report.note("values", "refused", "NaN or infinite pixels")
@@ -129,7 +129,7 @@ def find_series(root: str | PathLike, *, rules: SeriesRules | None = None, gaps:
     found = [_judge(series, rules, gaps, unreadable) for series in group_series(slices)]
     for failures in unreadable.values():
         report = VolumeReport(source="DICOM", files=len(failures))
-        report.note("files", "refused", f"{len(failures)} unreadable, the first: {_without_path(failures[0][1])}")
+        report.note("files", "refused", f"{len(failures)} unreadable, the first: {failures[0][1].reason}")
         found.append(FoundSeries([file for file, _ in failures], "", "", report))
     return sorted(found, key=lambda each: each.files[0])
 
@@ -161,7 +161,7 @@ def _judge(
         except VolumeError:
             pass  # the report says why
         except Refused as refusal:
-            report.note("files", "refused", _without_path(refusal))
+            report.note("files", "refused", refusal.reason)
     return FoundSeries(series.files, first.series, first.study, report, from_feet)
 
 
@@ -170,8 +170,3 @@ def _from_feet(series: Series, geometry: Geometry) -> list[Path]:
     numbers, _ = orient(geometry.order[None, None], geometry.affine(1.0), "LPS")
     axial = numbers.shape[:2] == (1, 1)
     return [series.slices[number].path for number in numbers[0, 0]] if axial else []
-
-
-def _without_path(refusal: Refused) -> str:
-    """The reason alone: names of files can hold names of patients."""
-    return str(refusal).split(": ", 1)[1]

@@ -134,11 +134,11 @@ def read_slices(
 def _slices_of(path: Path) -> list[Slice]:
     """The slices of one file; none for a file that is plainly no acquired image."""
     if path.stat().st_size == 0 and path.suffix.lower() not in _FOREIGN_SUFFIXES:
-        raise Refused(f"{path}: the file is empty (0 bytes); copy it anew, or remove it")
+        raise Refused("the file is empty (0 bytes); copy it anew, or remove it", path)
     if not is_dicom(path):
         if path.suffix.lower() in _FOREIGN_SUFFIXES or path.name.startswith(".") or _is_note(path):
             return []
-        raise Refused(f"{path}: not a DICOM file (no 'DICM' after 128 bytes); copy it anew, or remove it")
+        raise Refused("not a DICOM file (no 'DICM' after 128 bytes); copy it anew, or remove it", path)
     dataset, remaining = open_header(path, HEADER_TAGS)
     if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return []
@@ -146,14 +146,14 @@ def _slices_of(path: Path) -> list[Slice]:
         if str(dataset.get("Modality") or "") in _NOT_ACQUIRED:
             return []
         if not dataset.get("Rows") or not dataset.get("Columns"):
-            raise Refused(f"{path}: damaged, or no image (no rows and columns); copy it anew, or remove it")
+            raise Refused("damaged, or no image (no rows and columns); copy it anew, or remove it", path)
         check_decoder(dataset, path)
         _check_length(dataset, path, remaining)
         return _frames(dataset, path) if "PerFrameFunctionalGroupsSequence" in dataset else [_single(dataset, path)]
     except Refused:
         raise
     except Exception as error:  # values that are no numbers; the texts may quote them
-        raise Refused(f"{path}: damaged DICOM header ({type(error).__name__})") from None
+        raise Refused(f"damaged DICOM header ({type(error).__name__})", path) from None
 
 
 def _is_note(path: Path) -> bool:
@@ -169,14 +169,15 @@ def _check_length(dataset: Dataset, path: Path, remaining: int) -> None:
     if dataset.file_meta.TransferSyntaxUID.is_compressed or dataset.file_meta.TransferSyntaxUID.is_deflated:
         return
     if remaining < (expected := get_expected_length(dataset)):
-        raise Refused(f"{path}: the file is cut short, {expected} bytes of pixels expected, {remaining} found")
+        raise Refused(f"the file is cut short, {expected} bytes of pixels expected, {remaining} found", path)
 
 
 def _single(dataset: Dataset, path: Path) -> Slice:
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise Refused(
-            f"{path}: {frames} frames without functional groups, so that their places are not known; expected single "
-            "images or an enhanced multi-frame file"
+            f"{frames} frames without functional groups, so that their places are not known; expected single "
+            "images or an enhanced multi-frame file",
+            path,
         )
     return _slice(dataset, path, None, dataset, dataset, dataset, dataset, dataset.get("ImageType"))
 
@@ -185,7 +186,7 @@ def _frames(dataset: Dataset, path: Path) -> list[Slice]:
     """The frames of an enhanced file (PS3.3 C.7.6.16): each macro is the frame's own or, else, shared by all."""
     frames = list(dataset.PerFrameFunctionalGroupsSequence)
     if len(frames) != int(dataset.get("NumberOfFrames") or 1):
-        raise Refused(f"{path}: it says {dataset.get('NumberOfFrames')} frames and describes {len(frames)}")
+        raise Refused(f"it says {dataset.get('NumberOfFrames')} frames and describes {len(frames)}", path)
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     slices = []
     for number, frame in enumerate(frames):

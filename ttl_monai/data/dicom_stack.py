@@ -83,7 +83,7 @@ def _values(each: Slice, dataset: Dataset) -> np.ndarray:
     with refusing(dataset, each.path):
         stored = decode(dataset, each.path, frame=each.frame)
         if stored.shape != each.shape:
-            raise Refused(f"{each.path}: expected a grey image of {each.shape}, found pixels of {stored.shape}")
+            raise Refused(f"expected a grey image of {each.shape}, found pixels of {stored.shape}", each.path)
         slope, intercept = each.slope if each.slope is not None else 1.0, each.intercept or 0.0
         values: np.ndarray
         if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():

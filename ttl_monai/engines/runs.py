@@ -168,6 +168,7 @@ def build_dataset(
     cache_dir: str | Path | None,
     *,
     whole_series: bool = False,
+    gaps: str | None = None,
 ) -> Any:
     """Items as the network of a run takes them: the run's evaluation data set on other data.
 
@@ -176,6 +177,7 @@ def build_dataset(
         items: what `Datalist.section`, `inference_items` or `find_volumes` gives.
         cache_dir: folder for prepared images; None keeps none.
         whole_series: one item a series (`SeriesDataset`) instead of its windows.
+        gaps: what the reader of volumes does about unequal gaps ("refuse", "resample"); None: as the run did.
 
     Returns:
         The data set.
@@ -186,7 +188,14 @@ def build_dataset(
     if whole_series:
         spec |= {"_target_": "ttl_monai.data.SeriesDataset"}
         del spec["min_slices"]
+    if gaps is not None:
+        reader_options(spec["cache"]["transform"])["gaps"] = gaps
     return ConfigParser({"dataset": spec, "cache_dir": folder}).get_parsed_content("dataset")(data=items)
+
+
+def reader_options(preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """The entry of the transform that loads, with the options of its reader: the one of the config, not a copy."""
+    return next(each for each in preprocessing["transforms"] if each["_target_"] == "LoadImaged")
 
 
 def _check_wish(trained: dict[str, Any]) -> None:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.data import find_series
+from ttl_monai.data import SeriesRules, find_series
 from ttl_monai.engines.datasets import open_demo
+from ttl_monai.engines.runs import reader_options
 from ttl_monai.handlers.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
 _NIFTI = (".nii", ".nii.gz")
+RULES = ("modality", "max_thickness_mm", "min_slices")  # of the reader, what a series must be
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def find_volumes(
     *,
     make: str = "demo_ctpa_phantom",
     file_names: bool = False,
+    gaps: str | None = None,
 ) -> FoundVolumes:
     """All volumes of a tree, judged by their headers; the reader judges those that pass once more.
 
@@ -47,7 +50,8 @@ def find_volumes(
         make: see `open_data`.
         file_names: identify volumes by their path below `dataset_dir` in the results. Off by default, since names of
             files and folders often hold those of patients: then by 16 hex digits, of the hash of a series' UID or of
-            the content of a NIfTI file.
+            the content of a NIfTI file, or of a series without UID.
+        gaps: "refuse" or "resample" unequal gaps; None: as the run's reader did.
 
     Returns:
         What was found, DICOM first, each in the order of the paths.
@@ -65,9 +69,13 @@ def find_volumes(
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     nifti = [path for path in files if path.name.lower().endswith(_NIFTI)]
     found = FoundVolumes()
-    for series in [] if root in nifti else find_series(root):
+    reader = {} if trained is None else reader_options(trained["preprocessing"])
+    rules = SeriesRules(**{name: reader[name] for name in RULES if name in reader})
+    options = {"rules": rules, "gaps": gaps or reader.get("gaps", "refuse")}
+    for series in [] if root in nifti else find_series(root, **options):
         place = series.files[0] if len(series.files) == 1 else series.files[0].parent
         name = place.relative_to(base).as_posix() if file_names else series.report.series
+        name = name or file_sha256(series.files[0])[:16]
         name = _unique(name, series.report.series, found)
         if series.report.suitable:
             found.items.append({"image": [str(path) for path in series.files], "image_id": name})
@@ -85,8 +93,8 @@ def find_volumes(
 def _unique(name: str, series: str, found: FoundVolumes) -> str:
     """The name, with something added where it was given already: several series in a folder, one file twice."""
     taken = {each["image_id"] for each in (*found.items, *found.refused)}
-    candidates = [name or "unreadable", f"{name}#{series}" if series and name != series else ""]
-    candidates += [f"{name or 'unreadable'}#{number}" for number in range(2, len(taken) + 3)]
+    candidates = [name, f"{name}#{series}" if series and name != series else ""]
+    candidates += [f"{name}#{number}" for number in range(2, len(taken) + 3)]
     return next(each for each in candidates if each and each not in taken)
 
 

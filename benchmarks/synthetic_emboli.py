@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
     "field_size": -1,
     "min_slices": 3,
     "batch_size": 8,
-    "positive_fraction": 0.4,
+    "positive_fraction": 0.25,
     "rotate_degrees": 10.0,
 }
 LITE0, TTL = "backbone_lite0_3d.json", "strategy_ttl.json"
@@ -61,8 +61,6 @@ class Row(NamedTuple):
     overlays: tuple[str, ...] = ()
     cut: str | None = None
     shuffled: bool = False
-    epochs: int = 12
-    learning_rate: float = 1e-3
 
 
 ROWS = (
@@ -85,7 +83,7 @@ def one_cell(folder: Path, row: Row, data: Path, seed: int, arguments: argparse.
     """Train and evaluate one network on one seed, unless that is done."""
     where = {"dataset_dir": str(data), "cache_dir": str(arguments.work / "cache")}
     datalist = data / ("shuffled.json" if row.shuffled else "datalist.json")
-    asked = {**SETTINGS, "max_epochs": row.epochs, "learning_rate": row.learning_rate}
+    asked = {**SETTINGS, "max_epochs": arguments.max_epochs, "learning_rate": arguments.learning_rate}
     record = folder / "run.json"
     if record.is_file():
         found = json.loads(record.read_text())
@@ -178,8 +176,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the made scans and the runs")
     parser.add_argument("--out", type=Path, required=True, help="results to write")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of positions, scans and trainings")
-    parser.add_argument("--pairs", nargs=3, type=int, default=[64, 20, 40], help="of training, validation and test")
+    parser.add_argument("--pairs", nargs=3, type=int, default=[96, 20, 40], help="of training, validation and test")
     parser.add_argument("--diameters_mm", nargs=2, type=float, default=DIAMETERS_MM, help="smallest and largest")
+    parser.add_argument("--max_epochs", type=int, default=10)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--only", nargs="+", help="train only these rows, and write no results yet")
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
@@ -218,11 +218,14 @@ def main() -> None:
         "blocks": BLOCKS,
         "margin_mm": MARGIN_MM,
         **SETTINGS,
+        "max_epochs": arguments.max_epochs,
+        "learning_rate": arguments.learning_rate,
         "threads": torch.get_num_threads(),
         "command": "python benchmarks/synthetic_emboli.py --cta DATA/cta --work RUNS "
         "--out bundles/ctpa_ttl/docs/emboli.json "
         f"--seeds {' '.join(map(str, arguments.seeds))} --pairs {' '.join(map(str, arguments.pairs))} "
-        f"--diameters_mm {' '.join(map(str, diameters_mm))}",
+        f"--diameters_mm {' '.join(map(str, diameters_mm))} "
+        f"--max_epochs {arguments.max_epochs} --learning_rate {arguments.learning_rate}",
         "rows": rows,
     }
     arguments.out.write_text(json.dumps(results, indent=4) + "\n")

@@ -72,8 +72,8 @@ def test_a_blob_has_its_size_and_a_soft_edge():
 def test_blobs_have_diameters_and_densities_as_asked(chest):
     found = blobs(Site(chest[1], SPACING), 40)
     diameters = 2 * np.array([blob.half_axes_mm for blob in found])
-    assert diameters.min() >= 6
-    assert diameters.max() <= 14
+    assert diameters.min() >= 8
+    assert diameters.max() <= 16
     ratios = diameters.max(axis=1) / diameters.min(axis=1)
     assert ratios.max() <= 2
     assert ratios.max() > 1.3  # elongated ones too
@@ -128,7 +128,7 @@ def test_parts_that_are_near_are_refused(parts):
 def test_a_site_without_room_is_refused(size):
     inside = np.zeros((20, 20, 20), dtype=bool)
     inside[5 : 5 + size, 5 : 5 + size, 5 : 5 + size] = True
-    with pytest.raises(ValueError, match="no place was found for a blob of 6 to 14 mm"):
+    with pytest.raises(ValueError, match="no place was found for a blob of 8 to 16 mm"):
         Site(inside, SPACING).place(np.random.default_rng(0))
 
 

@@ -20,7 +20,7 @@ from ttl_monai.data.phantom_ct import EMBOLUS_HU, CtScan, positive_slices
 
 __all__ = ["Blob", "Site", "check_apart", "draw_scan", "partition_arteries", "surroundings", "vessels_beside"]
 
-DIAMETERS_MM = (6.0, 14.0)
+DIAMETERS_MM = (8.0, 16.0)
 EDGE_MM = 2.0  # over which a blob fades out, as partial volume does
 _TRIES = 30  # places that one shape is tried at
 _SHAPES = 100  # shapes that are tried before a site counts as too small

@@ -52,8 +52,8 @@ def emboli_table(results: Mapping[str, Any]) -> str:
     pairs, (low, high) = results["pairs"], results["diameters_mm"]
     seeds = {len(row["repeats"]) for row in results["rows"]}
     note = (
-        "Artificial defects in one CT of one patient: this shows that the training works on real anatomy, and nothing "
-        f"follows from it for patients. Mean ± standard deviation of {' to '.join(map(str, sorted(seeds)))} seeds, "
+        "Artificial defects in one CT of one patient: whether the pipeline learns them, at positions that it has not "
+        f"seen; nothing follows from it for patients. Mean ± standard deviation of {' to '.join(map(str, sorted(seeds)))} seeds, "
         f"each with other positions, {pairs['training']}, {pairs['validation']} and {pairs['test']} pairs of scans for "
         f"training, validation and test, defects of {low:g} to {high:g} mm, positions of sections at least "
         f"{results['margin_mm']:g} mm apart, windows of {' x '.join(map(str, results['spatial_size']))}. AUROC and "

@@ -14,8 +14,6 @@ COLUMNS = {
     "AUROC": "test_auroc",
     "AUPRC": "test_auprc",
     "pairs": "pairs_won",
-    "windows": "windows_auroc",
-    "of twins": "windows_twin_auroc",
     "elsewhere": "elsewhere_auroc",
 }
 HEADS = ("network", "weights", "strategy", "cut", *COLUMNS, "params (M)", "minutes")
@@ -53,14 +51,13 @@ def emboli_table(results: Mapping[str, Any]) -> str:
     seeds = {len(row["repeats"]) for row in results["rows"]}
     note = (
         "Artificial defects in one CT of one patient: whether the pipeline learns them, at positions that it has not "
-        f"seen; nothing follows from it for patients. Mean ± standard deviation of {' to '.join(map(str, sorted(seeds)))} seeds, "
-        f"each with other positions, {pairs['training']}, {pairs['validation']} and {pairs['test']} pairs of scans for "
-        f"training, validation and test, defects of {low:g} to {high:g} mm, positions of sections at least "
-        f"{results['margin_mm']:g} mm apart, windows of {' x '.join(map(str, results['spatial_size']))}. AUROC and "
-        "AUPRC are of test scans. Pairs: how often the scan with defects scores higher than its twin without. Windows: "
-        "AUROC of windows with a defect against others of the same scans; of twins: the same windows of scans without "
-        "defects, what anatomy alone gives. Elsewhere: AUROC against scans with equal defects in veins, heart and "
-        "aorta, none of which were in training. Minutes: of a training on one core."
+        "seen; nothing follows from it for patients. Mean ± standard deviation of "
+        f"{' to '.join(map(str, sorted(seeds)))} seeds, each with other positions, {pairs['training']}, "
+        f"{pairs['validation']} and {pairs['test']} pairs of scans for training, validation and test, defects of "
+        f"{low:g} to {high:g} mm, positions of sections at least {results['margin_mm']:g} mm apart, windows (whole "
+        f"scans) of {' x '.join(map(str, results['spatial_size']))}. AUROC and AUPRC are of test scans. Pairs: how "
+        "often the scan with defects scores higher than its twin without. Elsewhere: AUROC against scans with equal "
+        "defects in veins, heart and aorta, none of which were in training. Minutes: of a training on one core."
     )
     return "\n".join([*lines, "", note, "", f"Repeat it: `{results['command']}`"]) + "\n"
 

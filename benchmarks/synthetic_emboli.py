@@ -145,6 +145,8 @@ def main() -> None:
     parser.add_argument("--diameters_mm", nargs=2, type=float, default=DIAMETERS_MM, help="smallest and largest")
     parser.add_argument("--max_epochs", type=int, default=20)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    names = [row.name for row in ROWS]
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="networks of the table")
     parser.add_argument("--only", nargs="+", help="train only these rows, and write no results yet")
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
@@ -153,7 +155,7 @@ def main() -> None:
     pairs, diameters_mm = dict(zip(SECTIONS, arguments.pairs, strict=True)), tuple(arguments.diameters_mm)
     rows = []
     for row in ROWS:
-        if arguments.only and row.name not in arguments.only:
+        if row.name not in (arguments.only or arguments.rows):
             continue
         repeats = []
         for seed in arguments.seeds:
@@ -187,7 +189,7 @@ def main() -> None:
         "learning_rate": arguments.learning_rate,
         "threads": torch.get_num_threads(),
         "command": "python benchmarks/synthetic_emboli.py --cta DATA/cta --work RUNS "
-        "--out bundles/ctpa_ttl/docs/emboli.json "
+        f"--out bundles/ctpa_ttl/docs/emboli.json --rows {' '.join(arguments.rows)} "
         f"--seeds {' '.join(map(str, arguments.seeds))} --pairs {' '.join(map(str, arguments.pairs))} "
         f"--diameters_mm {' '.join(map(str, diameters_mm))} "
         f"--max_epochs {arguments.max_epochs} --learning_rate {arguments.learning_rate}",

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 from safetensors import safe_open
@@ -45,6 +46,18 @@ def cut_safetensors(path: Path, start: int) -> np.ndarray:
         return file.get_slice("image")[start : start + WINDOW]
 
 
+def save_hdf5(path: Path, array: np.ndarray) -> None:
+    """One HDF5 data set, compressed slice by slice, so that a window need not decode the rest."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=array, chunks=(1, *array.shape[1:]), compression="gzip")
+
+
+def cut_hdf5(path: Path, start: int) -> np.ndarray:
+    """A window of an HDF5 data set."""
+    with h5py.File(path) as file:
+        return file["image"][start : start + WINDOW]
+
+
 # name: suffix, how to save, how to cut a window
 FORMS: dict[str, tuple[str, Callable[[Path, np.ndarray], None], Callable[[Path, int], np.ndarray]]] = {
     ".npy, mapped": (".npy", np.save, lambda path, k: np.array(np.load(path, mmap_mode="r")[k : k + WINDOW])),
@@ -54,6 +67,7 @@ FORMS: dict[str, tuple[str, Callable[[Path, np.ndarray], None], Callable[[Path, 
         lambda path, array: save_file({"image": array}, path),
         lambda path, k: load_file(path)["image"][k : k + WINDOW],
     ),
+    "HDF5, compressed slices": (".h5", save_hdf5, cut_hdf5),
     "NIfTI": (".nii", save_nifti, cut_nifti),
     "NIfTI, compressed": (".nii.gz", save_nifti, cut_nifti),
     "NumPy, compressed": (

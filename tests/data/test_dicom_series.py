@@ -701,3 +701,12 @@ def test_real_series_with_faults_are_mended_when_asked(shared_data):
     tilted = read_series(folder / "ct_ge_tilt_varspacing", gaps="resample")
     assert "18.5 degrees" in check(tilted.report, "gantry tilt").detail
     assert tilted.report.spacing_mm[2] == pytest.approx(28.56 * np.cos(np.radians(18.5)) / 7, abs=0.01)
+
+
+def test_reports_quote_no_free_text_of_code_strings(tmp_path, made):
+    made.series(tmp_path, made.volume(12), ImageType=["ORIGINAL", "PRIMARY", "DOE JOHN"], modality="JANE")
+    (found,) = find_series(tmp_path)
+    assert found.report.image_type == "ORIGINAL\\PRIMARY\\OTHER"
+    assert found.report.modality == "OTHER"
+    with pytest.raises(VolumeError, match="modality OTHER, expected CT"):
+        read_series(tmp_path, rules=SeriesRules(modality="CT"))

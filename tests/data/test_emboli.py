@@ -141,7 +141,9 @@ def test_defects_in_a_real_ct_are_as_said(shared_data, tmp_path):
         assert not (part & ~arteries).any()
         emboli = [Site(part, spacing_mm).place(np.random.default_rng(0), (10, 14))]
         scan = draw_scan(hu, arteries, spacing_mm, emboli=emboli, others=[], shape=SHAPE, seed=5, noise=False)
-        core = distance_transform_edt(scan.emboli, sampling=spacing_mm) > 4  # no partial volume, between slices of 3 mm neither
+        core = (
+            distance_transform_edt(scan.emboli, sampling=spacing_mm) > 4
+        )  # no partial volume, between slices of 3 mm neither
         assert core.any()
         assert scan.hu[core].min() >= 30
         assert scan.hu[core].max() <= 80

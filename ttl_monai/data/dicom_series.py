@@ -13,7 +13,7 @@ from ttl_monai.data.dicom_choice import Series, SeriesRules, against_rules, choo
 from ttl_monai.data.dicom_file import Refused
 from ttl_monai.data.dicom_geometry import GAP_POLICIES, TILT_POLICIES, Geometry, even_out, measure, untilt
 from ttl_monai.data.dicom_slices import list_files, read_slices
-from ttl_monai.data.dicom_stack import AIR_HU, check_geometry, check_stack, decode_stack
+from ttl_monai.data.dicom_stack import PADDING_HU, check_geometry, check_stack, decode_stack
 from ttl_monai.data.volume import Volume, VolumeError, VolumeReport, check_axcodes, check_hu, compact, finish, orient
 
 __all__ = ["FoundSeries", "find_series", "read_series"]
@@ -95,7 +95,7 @@ def read_series(
     report.raise_refusals(where)
     first_pixel, spacing = (0, 0), float(geometry.gaps.mean())
     if tilted:
-        fill = AIR_HU if report.modality == "CT" else float(array.min())
+        fill = PADDING_HU if report.modality == "CT" else float(array.min())
         array, first_pixel = untilt(array, geometry, fill=fill)
     if uneven:
         array, spacing = even_out(array, geometry)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai.utils import ensure_tuple
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
 from pydicom.pixels.utils import get_expected_length
@@ -33,6 +34,15 @@ _NOT_ACQUIRED = (
 _FOREIGN_SUFFIXES = (
     *(".txt", ".xml", ".json", ".csv", ".html", ".htm", ".pdf", ".md", ".log", ".ini", ".inf", ".exe", ".css", ".js"),
     *(".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".nii", ".gz", ".zip", ".xlsx", ".docx", ".db"),
+    *(".nrrd", ".mha", ".mhd", ".npy", ".npz", ".h5", ".hdf5", ".pkl", ".yaml", ".yml", ".svg"),
+)
+_MODALITIES = frozenset({"CT", "MR", "PT", "NM", "CR", "DX", "MG", "XA", "RF", "US", "OT", "SC", *_NOT_ACQUIRED})
+_IMAGE_TYPES = frozenset(
+    {
+        *("ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "LOCALIZER", "VOLUME", "MPR", "REFORMATTED"),
+        *("PROJECTION IMAGE", "MIP", "MINIP", "SCREEN SAVE", "DOSE_INFO", "RESAMPLED", "ADDITION", "AVERAGE"),
+        *("NONE", "M", "T1", "T2"),
+    }
 )
 
 
@@ -203,6 +213,12 @@ def _frames(dataset: Dataset, path: Path) -> list[Slice]:
     return slices
 
 
+def _known(value: Any, words: frozenset[str]) -> str:
+    """A code string that reports may quote; fields of headers can hold anything, such as a name."""
+    word = str(value).strip().upper()
+    return word if word in words or not word else "OTHER"
+
+
 def _slice(
     dataset: Dataset,
     path: Path,
@@ -220,8 +236,8 @@ def _slice(
         study=hashlib.sha256(ids.encode()).hexdigest()[:16],
         series=str(dataset.get("SeriesInstanceUID") or ""),
         series_number=_whole(dataset.get("SeriesNumber")),
-        modality=str(dataset.get("Modality") or ""),
-        image_type=tuple(str(v).upper() for v in ([image_type] if isinstance(image_type, str) else image_type or ())),
+        modality=_known(dataset.get("Modality") or "", _MODALITIES),
+        image_type=tuple(_known(v, _IMAGE_TYPES) for v in ensure_tuple(image_type or ())),
         shape=(int(dataset.Rows), int(dataset.Columns)),
         position=_numbers(position.get("ImagePositionPatient"), 3),
         orientation=_numbers(orientation.get("ImageOrientationPatient"), 6),

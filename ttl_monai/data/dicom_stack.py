@@ -16,9 +16,9 @@ from ttl_monai.data.dicom_geometry import Geometry, check_gaps, check_tilt, meas
 from ttl_monai.data.dicom_slices import Slice
 from ttl_monai.data.volume import VolumeReport, compact
 
-__all__ = ["AIR_HU", "check_geometry", "check_stack", "decode_stack"]
+__all__ = ["PADDING_HU", "check_geometry", "check_stack", "decode_stack"]
 
-AIR_HU = -1024.0
+PADDING_HU = -1024.0
 # Slices nearer than this lie at one place.
 _SAME_PLACE_MM = 0.01
 # Units that RescaleType may name (PS3.3 C.11.1.1.2) beside HU; others are not quoted.
@@ -92,7 +92,7 @@ def _values(each: Slice, dataset: Dataset) -> np.ndarray:
             values = stored * np.float64(slope) + np.float64(intercept)
         padding = padding_mask(stored, dataset)
         if each.modality == "CT" and padding is not None:
-            values[padding] = AIR_HU
+            values[padding] = PADDING_HU
     return compact(values)
 
 

@@ -194,5 +194,5 @@ def check_hu(array: np.ndarray, report: VolumeReport) -> None:
     else:
         report.note("HU range", "passed", found)
         return
-    remedy = "rescale the image to HU, or pass check_hu=False for other values"
+    remedy = "rescale the image to HU, or pass check_hu_range=False for other values"
     report.note("HU range", "refused", f"{detail}, found {found}; {remedy}")

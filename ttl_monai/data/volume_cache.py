@@ -56,8 +56,8 @@ class VolumeCache:
 
     An entry belongs to the item's image (path, modification time in ns and size of each file), to the transforms and
     to the versions of MONAI and of this package. It is written beside its place and moved there, the JSON last, so that
-    workers and processes may share a folder; an entry that is cut short is made anew. Names are hashes, and no tag or
-    path is kept.
+    workers and processes may share a folder; an entry that is cut short is made anew. Names are hashes, and no id,
+    name or path is kept.
 
     Args:
         transform: deterministic transforms of {"image": path} that end with an image (1, I, J, K) in HU, such as

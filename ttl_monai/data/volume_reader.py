@@ -41,7 +41,7 @@ class DicomSeriesReader(ImageReader):
         gaps: "refuse" unequal gaps, or "resample".
         tilt: "correct" a gantry tilt, or "refuse" it.
         axcodes: where the array's axes lead; None keeps (column, row, slice).
-        check_hu: refuse a CT whose values cannot be HU.
+        check_hu_range: refuse a CT whose values cannot be HU.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class DicomSeriesReader(ImageReader):
         gaps: str = "refuse",
         tilt: str = "correct",
         axcodes: str | None = "LPS",
-        check_hu: bool = True,
+        check_hu_range: bool = True,
     ) -> None:
         check_options(gaps=gaps, tilt=tilt, axcodes=axcodes)
         self.rules = SeriesRules(modality, max_thickness_mm, min_slices, series_uid)
-        self.gaps, self.tilt, self.axcodes, self.check_hu = gaps, tilt, axcodes, check_hu
+        self.gaps, self.tilt, self.axcodes, self.check_hu_range = gaps, tilt, axcodes, check_hu_range
 
     def verify_suffix(self, filename: Sequence[str | PathLike] | str | PathLike) -> bool:
         """Whether all are folders or DICOM files."""
@@ -101,15 +101,15 @@ class DicomSeriesReader(ImageReader):
             gaps=self.gaps,
             tilt=self.tilt,
             axcodes=self.axcodes,
-            check_hu_range=self.check_hu,
+            check_hu_range=self.check_hu_range,
         )
 
 
 class VolumeReader(DicomSeriesReader):
     """The same for NIfTI files and `FILE.hdf5#KEY` too, so that a datalist can mix them: one orientation, one scale.
 
-    See `read_nifti` and `read_hdf5`; `check_hu` holds for all of them, as they do not say their modality, and the rules
-    of series do not apply.
+    See `read_nifti` and `read_hdf5`; `check_hu_range` holds for all of them, as they do not say their modality, and
+    the rules of series do not apply.
 
     Example:
         ``{"_target_": "LoadImaged", "keys": "image", "reader": "ttl_monai.data.VolumeReader", "modality": "CT"}``
@@ -123,9 +123,9 @@ class VolumeReader(DicomSeriesReader):
 
     def _read(self, paths: tuple[Path, ...]) -> Volume:
         if len(paths) == 1 and _is_nifti(paths[0]):
-            return read_nifti(paths[0], axcodes=self.axcodes, check_hu_range=self.check_hu)
+            return read_nifti(paths[0], axcodes=self.axcodes, check_hu_range=self.check_hu_range)
         if len(paths) == 1 and split_entry(paths[0]):
-            return read_hdf5(paths[0], axcodes=self.axcodes, check_hu_range=self.check_hu)
+            return read_hdf5(paths[0], axcodes=self.axcodes, check_hu_range=self.check_hu_range)
         return super()._read(paths)
 
 

@@ -49,6 +49,7 @@ def show(item: dict[str, Any], runs: dict[str, Path], title: str, classes: int) 
     reference = [read_slice(each["label"], axis, each["slice"]) for each in slices]
     number = int(np.argmax([(mask > 0).sum() for mask in reference]))
     image = read_unit_slice(item["image"], axis, number)
+    image = np.clip(image / np.quantile(image, 0.995), 0, 1)  # a few bright vessels make all else dark
     drawn, *found = (
         np.stack([mask == index for index in range(1, classes + 1)])
         for mask in (reference[number], *(predict(run, slices[number], axis) for run in runs.values()))

@@ -160,7 +160,7 @@ def test_structures_that_overlap_from_training_to_files(make_workflow, overlappi
     data = {"dataset_dir": str(overlapping.parent), "datalist": str(overlapping)}
     with refused("the values .*, which are no class"):
         make_workflow("train.json", **data).run()
-    own = {"mask_bits": [[0, 1], 3], "max_epochs": 25, "batch_size": 3, "learning_rate": 1e-2}
+    own = {"mask_bits": [[0, 1], 3], "max_epochs": 12, "batch_size": 3, "learning_rate": 1e-2}
     own |= {"strategy": "TTL", "network_def#truncate_at": "blocks.1"}
     make_workflow("train.json", **data, **own).run()
     history = json.loads((tmp_path / "run/run.json").read_text())["history"]

@@ -93,6 +93,8 @@ def _draw(axes: Axes, panel: MaskPanel) -> None:
             # White below the colour, so that it is seen where the two outlines run together.
             _outline(axes, mask, "white", "solid", 0.8)
             _outline(axes, mask, _colour(index) if not panel.found[index].any() else "black", "dashed", 0.8)
+    rows, columns = panel.image.shape
+    axes.set(xlim=(-1, columns), ylim=(rows, -1))  # the same with and without outlines
     axes.set_title(panel.title, fontsize=11)
     axes.set_axis_off()
 

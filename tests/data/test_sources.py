@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import shutil
 
 import pytest
 
-from ttl_monai.data.labels import class_labels, multi_labels
+from ttl_monai.data.build import build_datalists
+from ttl_monai.data.labels import class_labels, multi_labels, slice_numbers
+from ttl_monai.data.phantom_ctpa import make_ctpa_phantom
 from ttl_monai.data.sources import csv, folder, masks, msd, patient_finder
 
 
@@ -28,6 +31,8 @@ def read_csv(tmp_path):
 
 PLAIN = "file,who,sick\na.png,p1,0\nb.png,p1,1\nc.png,p2,1\nd.png,p3,0\ne.png,p4,0\nf.png,p5,1\n"
 USUAL = ("--image", "file", "--patient", "who", "--label", "sick")
+SLICED = "file,who,sick,at\na,p1,0,\nb,p2,1,9 3;4  6-8;\nc,p3,1,\n"
+SLICES = (*USUAL, "--slices", "at")
 
 
 def test_csv_reads_columns_by_name(read_csv):
@@ -91,6 +96,21 @@ def test_csv_reads_several_labels_with_unknown_ones(read_csv):
         read_csv(text, *options)
 
 
+def test_csv_reads_slices_and_knows_none_of_positives_with_an_empty_cell(read_csv, caplog):
+    table = read_csv(SLICED, *SLICES)
+    assert table.slices == {"a": [], "b": [3, 4, 6, 7, 8, 9]}
+    assert "1 positive images have no slices: only their own labels count" in caplog.text
+    assert read_csv(SLICED, *USUAL).slices == {}
+
+
+@pytest.mark.parametrize(
+    ("cell", "numbers"),
+    [("", []), ("7", [7]), ("2;1 2", [1, 2]), ("0-2 1-3", [0, 1, 2, 3]), ("x", None), ("-1", None), ("3-1", None)],
+)
+def test_slice_numbers(cell, numbers):
+    assert slice_numbers(cell) == numbers
+
+
 def test_csv_reads_masks(read_csv):
     options = (
         "--image",
@@ -132,6 +152,11 @@ def test_csv_reads_masks(read_csv):
         (PLAIN, (*USUAL, "--encoding", "klingon"), "'klingon' is not known"),
         (PLAIN, (*USUAL, "who", "--class-names", "a"), "1 names for 2 label columns"),
         ("", USUAL, "is missing or repeated"),
+        (SLICED, (*SLICES[:-1], "who"), "3 cells of slices are not understood .*such as 3 4 10-20.*: rows 2, 3, 4"),
+        (SLICED + "d,p4,0,3\n", SLICES, "1 images of the class '0', the negative one, have slices: row 5; "),
+        (SLICED + "d,p4,1,3.5\ne,p5,1,4-2\nf,p6,0,-1\n", SLICES, r"3 cells of slices .*: rows 5, 6, 7"),
+        (SLICED + "d,p4,2,\n" * 6, SLICES, "--slices needs two classes, .* the task is multi-class"),
+        (SLICED, (*SLICES[:-2], "at", *SLICES[-2:]), "--slices needs two classes, .* the task is multi-label"),
     ],
 )
 def test_csv_refuses(read_csv, text, options, message):
@@ -179,7 +204,7 @@ def test_folder_says_aloud_that_each_file_is_a_patient(classes, caplog):
     assert len({record.patient for record in table.records}) == 4
     assert table.records[0].label == 0
     assert table.records[0].image.startswith("dog/")
-    assert "ASSUMPTION: each of the 4 files is a patient of its own" in caplog.text
+    assert "ASSUMPTION: each of the 4 images is a patient of its own" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -203,6 +228,40 @@ def test_folder_refuses(tmp_path, make, options, message):
 def test_folder_outside_the_data_set_is_refused(classes, tmp_path):
     with pytest.raises(ValueError, match="must lie in --dataset-dir"):
         read(folder, classes, dataset_dir=tmp_path / "other")
+
+
+def test_folder_takes_a_series_for_one_image(tmp_path):
+    """From the phantom's scans, DICOM folders and NIfTI, to the entries of a datalist."""
+    make_ctpa_phantom(tmp_path, seed=2, patients=3, shape=(24, 64, 64))
+    listed = json.loads((tmp_path / "datalist.json").read_text())
+    expected = {}
+    for entry in (entry for section in ("training", "validation", "test") for entry in listed[section]):
+        name = entry["image"].removeprefix("images/")
+        place = f"set/{listed['class_names'][entry['label']]}/{name}"
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(tmp_path / entry["image"], tmp_path / place)
+        expected[place] = (entry["label"], entry["patient"])
+    assert sum((tmp_path / place).is_dir() for place in expected) == 4
+    table = read(folder, tmp_path / "set", "--patient-regex", r"/(P\d+)_", dataset_dir=tmp_path)
+    assert {record.image: (record.label, record.patient) for record in table.records} == expected
+    header = {"name": "scans"}
+    (made,) = build_datalists(table, tmp_path, header=header, site_key=None, repeats=1, hash_files=False)
+    assert sum(made["num_images"].values()) == 6
+    assert sum(made["num_patients"].values()) == 3
+
+
+def test_folder_takes_each_xray_for_one_image(tmp_path, made):
+    for name in ("a", "b"):
+        made.series(tmp_path / name / "p1", made.volume(2), modality="DX")
+    table = read(folder, tmp_path, dataset_dir=tmp_path)
+    assert [record.image for record in table.records] == [f"{n}/p1/im{k}.dcm" for n in "ab" for k in ("00", "07")]
+
+
+def test_folder_refuses_a_scan_without_a_folder_of_its_own(tmp_path, made):
+    made.series(tmp_path / "a", made.volume(3))
+    made.series(tmp_path / "b" / "p1", made.volume(3))
+    with pytest.raises(ValueError, match=r"the class folder 'a' holds the slices of a scan: .* a folder for each"):
+        read(folder, tmp_path, dataset_dir=tmp_path)
 
 
 # ---- masks

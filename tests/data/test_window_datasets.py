@@ -1,5 +1,6 @@
 """The cache of volumes and the data sets of windows on it."""
 
+import argparse
 import gc
 import json
 import logging
@@ -25,6 +26,8 @@ from ttl_monai.data import (
     WindowDataset,
     make_ctpa_phantom,
 )
+from ttl_monai.data.build import build_datalists, to_json
+from ttl_monai.data.sources import csv
 
 
 def transforms(size=None):
@@ -50,13 +53,15 @@ def cache(tmp_path_factory):
     return VolumeCache(transforms(), tmp_path_factory.mktemp("cache"))
 
 
-def fake_cache(lengths):
+def fake_cache(lengths, report=None):
     """Volumes whose voxels say which slice they are in; items name them by number."""
+    facts = report
 
     class Fake:
         def open(self, item):
             class Opened:
                 array = np.arange(lengths[item["image"]], dtype=np.int16)[:, None, None] * np.ones((1, 2, 2), np.int16)
+                report = facts
 
             return Opened
 
@@ -253,6 +258,102 @@ def test_a_series_says_where_its_slices_and_voxels_lie(items, cache):
     volume = cache.open(items[0])
     for i, j, k in ((0, 0, 0), (47, 0, 3), (5, 40, 29)):
         np.testing.assert_allclose(series["affine"] @ [i, j, k, 1], volume.affine @ [i + 8, j + 8, k, 1])
+
+
+# ---- volumes and slice labels that do not fit
+
+
+def test_all_that_the_reader_refuses_is_named_in_one_error(items, tmp_path):
+    bad = [{**item, "image_id": f"scan {n}", "image": str(tmp_path / f"DOE{n}")} for n, item in enumerate(items[:2])]
+    for item in bad:
+        Path(item["image"]).mkdir()
+    cache = VolumeCache(transforms(), tmp_path / "cache")
+    reason = (
+        r"^2 of 4 volumes cannot be used; mend them or take their rows out of the datalist:\n"
+        r"- scan 0: choice: no series fits.*\n- scan 1: choice: no series fits.*$"
+    )
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=reason) as caught:
+            WindowDataset([bad[0], items[2], bad[1], items[3]], cache, size=12, workers=workers)
+        assert "DOE" not in str(caught.value)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+def test_of_many_refused_volumes_ten_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^12 of 12 volumes (.|\n)*\n- number 9: .*\n- 2 more$"):
+        VolumeCache(transforms()).prepare([{"image": str(tmp_path / "empty")}] * 12)
+
+
+@pytest.mark.parametrize("data_set", [WindowDataset, RandomWindowDataset])
+@pytest.mark.parametrize(
+    ("slices", "check", "reason"),
+    [
+        ([26, 27, 28, 30], None, "'slices' names 30, but the volume has 30 slices: they count from 0 at the feet"),
+        ([-1, 0, 1, 2], None, "'slices' names -1, but the volume has 30 slices"),
+        ([1, 2, 3, 4], ("spacing", "corrected"), "do not fit, as the reader changed the slices .spacing: why.; label"),
+        ([1, 2, 3, 4], ("repeated slices", "corrected"), r"reader changed the slices \(repeated slices: why\)"),
+        ([1, 2, 3, 4], ("spacing", "passed"), None),
+        ([1, 2, 3, 4], ("gantry tilt", "corrected"), None),
+        ([26, 27, 28, 29], None, None),
+    ],
+)
+def test_slice_labels_that_do_not_fit_are_refused(data_set, slices, check, reason):
+    report = {"checks": [dict(zip(("name", "outcome"), check, strict=True), detail="why")]} if check else None
+    item = {"image": "a", "image_id": "id 7", "label": 1, "slices": slices}
+    # Without slice labels, nothing can be wrong with them.
+    data = [item, {"image": "a", "image_id": "id 8", "label": 0, "slices": []}]
+
+    def read():
+        windows = data_set(data, fake_cache({"a": 30}, report), size=8, min_slices=4)
+        return [windows[n] for n in range(len(windows))] * 9
+
+    if reason is None:
+        assert read()
+    else:
+        with pytest.raises(ValueError, match=rf"^1 of \d volumes cannot be used; .*:\n- id 7: .*{reason}"):
+            read()
+
+
+@pytest.mark.parametrize("change", ["missing", "repeated"])
+def test_the_reader_notes_what_shifts_slice_labels(items, tmp_path, change):
+    """The names of the checks, by the reader itself."""
+    source = Path(next(item["image"] for item in items if not item["image"].endswith(".gz")))
+    shutil.copytree(source, tmp_path / "scan")
+    if change == "missing":
+        (tmp_path / "scan/012.dcm").unlink()
+    else:
+        shutil.copy(source / "012.dcm", tmp_path / "scan/again.dcm")
+    reader = VolumeReader(modality="CT", gaps="resample")
+    cache = VolumeCache([LoadImaged("image", reader=reader, ensure_channel_first=True)])
+    item = {"image": str(tmp_path / "scan"), "image_id": "id 7", "label": 1, "slices": [1, 2, 3, 4]}
+    with pytest.raises(ValueError, match="id 7: 'slices' do not fit, as the reader changed the slices"):
+        WindowDataset([item], cache, size=12)
+    assert len(WindowDataset([item | {"slices": []}], cache, size=12)) == 3
+
+
+def test_slices_of_a_table_reach_the_windows(phantom, cache, tmp_path):
+    """`ttl datalist csv --slices` on the phantom's table, against the phantom's own list."""
+    parser = argparse.ArgumentParser()
+    csv.add_arguments(parser)
+    columns = ["--image", "image", "--patient", "patient_id", "--label", "label", "--slices", "slices"]
+    arguments = parser.parse_args([str(phantom / "labels.csv"), *columns])
+    arguments.dataset_dir = phantom
+    table = csv.read(arguments)
+    (made,) = build_datalists(table, phantom, header={"name": "x"}, site_key=None, repeats=1, hash_files=False)
+    (tmp_path / "list.json").write_text(to_json(made))
+    lists = [Datalist.load(path, phantom) for path in (tmp_path / "list.json", phantom / "datalist.json")]
+    found, expected = (
+        {item["image"]: item["slices"] for name in each.entries for item in each.section(name)} for each in lists
+    )
+    assert found == expected
+    windows = RandomWindowDataset(lists[0].section("training"), cache, size=12, positive_fraction=1)
+    windows.set_random_state(0)
+    for n in range(4):
+        window = windows[n]
+        slices = expected[str(phantom / window["image_id"])]
+        assert window["label"] == 1
+        assert len(set(slices) & set(range(window["start"], window["start"] + 12))) >= 4
 
 
 # ---- random windows

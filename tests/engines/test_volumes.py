@@ -110,7 +110,7 @@ def test_what_the_reader_refuses_is_set_aside_to_predict_and_stops_an_evaluation
     (refused,) = series.refused
     assert refused["image_id"] == "mask.nii.gz"
     assert "no air" in str(refused["report"]["checks"])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"1 of 6 volumes cannot be used; .*\n- mask.nii.gz: HU range: no air"):
         WindowDataset(items, cache(), size=12)
 
 

@@ -17,7 +17,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from ttl_monai.data.dicom_file import IMAGE_TAGS, Refused, check_decoder, open_header
 
-__all__ = ["HEADER_TAGS", "Slice", "list_files", "read_slices"]
+__all__ = ["FOREIGN_SUFFIXES", "HEADER_TAGS", "NOT_ACQUIRED", "Slice", "list_files", "read_slices"]
 
 HEADER_TAGS = (
     *IMAGE_TAGS,
@@ -27,16 +27,16 @@ HEADER_TAGS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 # DICOM objects that lie beside images and are none, or are not what was acquired.
-_NOT_ACQUIRED = (
+NOT_ACQUIRED = (
     *("SR", "PR", "KO", "SEG", "REG", "FID", "RWV", "DOC", "AU", "ECG", "EPS", "HD", "PLAN", "ANN", "M3D", "SMR"),
     *("RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "RTIMAGE"),
 )
-_FOREIGN_SUFFIXES = (
+FOREIGN_SUFFIXES = (
     *(".txt", ".xml", ".json", ".csv", ".html", ".htm", ".pdf", ".md", ".log", ".ini", ".inf", ".exe", ".css", ".js"),
     *(".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".nii", ".gz", ".zip", ".xlsx", ".docx", ".db"),
     *(".nrrd", ".mha", ".mhd", ".npy", ".npz", ".h5", ".hdf5", ".pkl", ".yaml", ".yml", ".svg"),
 )
-_MODALITIES = frozenset({"CT", "MR", "PT", "NM", "CR", "DX", "MG", "XA", "RF", "US", "OT", "SC", *_NOT_ACQUIRED})
+_MODALITIES = frozenset({"CT", "MR", "PT", "NM", "CR", "DX", "MG", "XA", "RF", "US", "OT", "SC", *NOT_ACQUIRED})
 _IMAGE_TYPES = frozenset(
     {
         *("ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "LOCALIZER", "VOLUME", "MPR", "REFORMATTED"),
@@ -143,17 +143,17 @@ def read_slices(
 
 def _slices_of(path: Path) -> list[Slice]:
     """The slices of one file; none for a file that is plainly no acquired image."""
-    if path.stat().st_size == 0 and path.suffix.lower() not in _FOREIGN_SUFFIXES:
+    if path.stat().st_size == 0 and path.suffix.lower() not in FOREIGN_SUFFIXES:
         raise Refused("the file is empty (0 bytes); copy it anew, or remove it", path)
     if not is_dicom(path):
-        if path.suffix.lower() in _FOREIGN_SUFFIXES or path.name.startswith(".") or _is_note(path):
+        if path.suffix.lower() in FOREIGN_SUFFIXES or path.name.startswith(".") or _is_note(path):
             return []
         raise Refused("not a DICOM file (no 'DICM' after 128 bytes); copy it anew, or remove it", path)
     dataset, remaining = open_header(path, HEADER_TAGS)
     if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return []
     try:
-        if str(dataset.get("Modality") or "") in _NOT_ACQUIRED:
+        if str(dataset.get("Modality") or "") in NOT_ACQUIRED:
             return []
         if not dataset.get("Rows") or not dataset.get("Columns"):
             raise Refused("damaged, or no image (no rows and columns); copy it anew, or remove it", path)

@@ -1,8 +1,9 @@
-"""From the cells of a table to labels: one class an image, or several labels an image with unknown ones."""
+"""From the cells of a table to labels: one class an image, or several labels an image with unknown ones, and slices."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -68,6 +69,26 @@ def multi_labels(
         except (ValueError, KeyError):
             labels.append(None)
     return labels
+
+
+def slice_numbers(cell: str) -> list[int] | None:
+    """The numbers of slices in a cell, ascending, each once; None where it holds anything else.
+
+    Args:
+        cell: numbers from 0 or ranges of them, with spaces or semicolons between; may be empty.
+
+    Example:
+        >>> slice_numbers("12 3;5-7")
+        [3, 5, 6, 7, 12]
+    """
+    numbers: set[int] = set()
+    for word in cell.replace(";", " ").split():
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", word)
+        found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not found:
+            return None
+        numbers.update(found)
+    return sorted(numbers)
 
 
 def _numbers_first(value: str) -> tuple[float, str]:

@@ -16,7 +16,18 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
-__all__ = ["Check", "Volume", "VolumeError", "VolumeReport", "check_axcodes", "check_hu", "compact", "finish", "orient"]
+__all__ = [
+    "Check",
+    "Volume",
+    "VolumeError",
+    "VolumeReport",
+    "check_axcodes",
+    "check_hu",
+    "compact",
+    "finish",
+    "orient",
+    "refusal_of",
+]
 
 OUTCOMES = ("passed", "corrected", "warned", "refused")
 # Every CT shows air somewhere (-1000 HU) and tissue (around 0 HU); dense metal ends near 31,000 HU in scanners with
@@ -107,6 +118,16 @@ class VolumeError(ValueError):
     def __init__(self, message: str, report: VolumeReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+def refusal_of(error: BaseException) -> VolumeError:
+    """The refusal of a reader under what MONAI wraps around it; raises `error` again where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, VolumeError):
+        cause = cause.__cause__
+    if cause is None:
+        raise error
+    return cause
 
 
 @dataclass(frozen=True)

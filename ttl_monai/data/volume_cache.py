@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from ttl_monai.data.cache import prepare_folder, write_whole
 from ttl_monai.data.fingerprint import hash_item, hash_transforms
+from ttl_monai.data.records import raise_problems
+from ttl_monai.data.volume import refusal_of
 from ttl_monai.data.volume_reader import REPORT_KEY
 
-__all__ = ["CachedVolume", "VolumeCache"]
+__all__ = ["CachedVolume", "VolumeCache", "raise_unusable"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +102,20 @@ class VolumeCache:
         return self._load(entry) or self._make(source, entry)
 
     def prepare(self, items: Sequence[Mapping[str, Any]], *, workers: int = 0) -> list[int]:
-        """Prepare what is not there yet, in so many processes; the number of slices of each volume."""
+        """Prepare what is not there yet, in so many processes; the number of slices of each volume.
+
+        Raises:
+            ValueError: all that the reader refuses, by `image_id`, when the others are prepared; and at once whatever
+                else goes wrong.
+        """
         # A generator of its own: the loader would take a random number from the training's.
-        loader: DataLoader[int] = DataLoader(
+        loader: DataLoader[int | str] = DataLoader(
             _Lengths(self, items), batch_size=None, num_workers=workers, generator=torch.Generator()
         )
         shown = tqdm(loader, total=len(items), desc="volumes", leave=False, disable=None)
-        return [int(length) for length in shown]
+        found = list(shown)
+        raise_unusable(items, [each if isinstance(each, str) else "" for each in found])
+        return [int(length) for length in found]
 
     def _load(self, entry: Path) -> CachedVolume | None:
         """Open an entry; None when there is none, or none that is whole."""
@@ -144,8 +153,28 @@ class VolumeCache:
         return CachedVolume(np.load(entry, mmap_mode="r"), affine, read_affine, report)
 
 
+def raise_unusable(items: Sequence[Mapping[str, Any]], reasons: Sequence[str], limit: int = 10) -> None:
+    """Raise one ValueError that names the volumes that cannot be used; return when there are none.
+
+    Args:
+        items: named by their `image_id`, or their number where they have none.
+        reasons: what is against each item, "" where nothing is.
+        limit: so many are named, the others counted.
+    """
+    named = [
+        f"{item.get('image_id', f'number {number}')}: {reason}"
+        for number, (item, reason) in enumerate(zip(items, reasons, strict=True))
+        if reason
+    ]
+    more = [f"{len(named) - limit} more"] if len(named) > limit else []
+    raise_problems(
+        named[:limit] + more,
+        f"{len(named)} of {len(items)} volumes cannot be used; mend them or take their rows out of the datalist",
+    )
+
+
 class _Lengths(Dataset):
-    """The number of slices of each item's volume; reading it prepares the volume."""
+    """The number of slices of each item's volume, or the reasons why it is refused; reading it prepares the volume."""
 
     def __init__(self, cache: VolumeCache, items: Sequence[Mapping[str, Any]]) -> None:
         self.cache, self.items = cache, items
@@ -153,5 +182,8 @@ class _Lengths(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> int:
-        return len(self.cache.open(self.items[index]).array)
+    def __getitem__(self, index: int) -> int | str:
+        try:
+            return len(self.cache.open(self.items[index]).array)
+        except (RuntimeError, ValueError) as error:
+            return "; ".join(refusal_of(error).report.refusals)

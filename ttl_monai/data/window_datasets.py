@@ -10,13 +10,15 @@ import torch
 from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
-from ttl_monai.data.volume import VolumeError
-from ttl_monai.data.volume_cache import VolumeCache
+from ttl_monai.data.volume import refusal_of
+from ttl_monai.data.volume_cache import CachedVolume, VolumeCache, raise_unusable
 from ttl_monai.data.windows import WindowAugment, count_slices, cut_window, window_starts
 
 __all__ = ["RandomWindowDataset", "SeriesDataset", "WindowDataset"]
 
 _OF_SERIES = ("patient", "image_id")  # what a window has from its series
+# Checks of the reader that, where it corrected something, put slices in or left some out (`check_gaps`, `check_stack`).
+_RENUMBERING = ("spacing", "repeated slices")
 
 
 class WindowDataset(Dataset):
@@ -41,7 +43,8 @@ class WindowDataset(Dataset):
         workers: processes that prepare volumes.
 
     Raises:
-        ValueError: options out of range, and whatever the cache refuses.
+        ValueError: options out of range, all volumes that the reader refuses, and all slice labels that do not fit
+            their volume.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class WindowDataset(Dataset):
         self.cache, self.size, self.min_slices = cache, size, min_slices
         self.spatial_size, self.label = spatial_size, label
         lengths = cache.prepare(data, workers=workers)
+        raise_unusable(data, [_against_slices(item, cache.open(item)) if item.get("slices") else "" for item in data])
         # One description a window, without its image: for whoever wants to know what is in the data set.
         self.data = [
             self._describe(item, start)
@@ -122,12 +126,7 @@ class SeriesDataset(Dataset):
         try:
             self.cache.open(item)
         except (RuntimeError, ValueError) as error:
-            cause: BaseException | None = error  # under what MONAI wraps around it
-            while cause is not None and not isinstance(cause, VolumeError):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            self.refused.append({"image_id": item["image_id"], "report": cause.report.to_dict()})
+            self.refused.append({"image_id": item["image_id"], "report": refusal_of(error).report.to_dict()})
             return False
         return True
 
@@ -183,7 +182,8 @@ class RandomWindowDataset(Randomizable, Dataset):
         spatial_size: see `WindowDataset`; for fixed windows alone, as random ones are cropped by `WindowAugment`.
 
     Raises:
-        ValueError: options out of range, no series left, or no positive one to take forced windows from.
+        ValueError: options out of range, no series left, or no positive one to take forced windows from; when a window
+            is drawn, slice labels that do not fit its volume.
     """
 
     def __init__(
@@ -233,7 +233,9 @@ class RandomWindowDataset(Randomizable, Dataset):
             return self.windows[index]
         forced = self.R.uniform() < self.positive_fraction
         item = self.positive[self.R.randint(len(self.positive))] if forced else self.data[index % len(self.data)]
-        array, slices = self.cache.open(item).array, item.get("slices", ())
+        volume, slices = self.cache.open(item), item.get("slices", ())
+        raise_unusable([item], [_against_slices(item, volume)])
+        array = volume.array
         start = self._start(len(array), slices, forced=forced)
         label = int(count_slices(slices, [start], self.size)[0] >= self.min_slices)
         window = cut_window(array, start, self.size)
@@ -251,6 +253,20 @@ class RandomWindowDataset(Randomizable, Dataset):
         near = inside[np.abs(inside - np.clip(middle, starts[0], starts[-1])) <= self.jitter]
         # A finding in two distant places has its middle between them, where no window is positive.
         return int(self.R.choice(near if len(near) else inside))
+
+
+def _against_slices(item: Mapping[str, Any], volume: CachedVolume) -> str:
+    """Why the slice labels of an item do not fit its volume; "" where they do, or where it has none."""
+    slices, count = item.get("slices") or (), len(volume.array)
+    for check in (volume.report or {}).get("checks", ()) if slices else ():
+        if check["name"] in _RENUMBERING and check["outcome"] == "corrected":
+            return (
+                f"'slices' do not fit, as the reader changed the slices ({check['name']}: {check['detail']}); label "
+                "those of a mended series"
+            )
+    if outside := [number for number in slices if not 0 <= number < count]:
+        return f"'slices' names {outside[0]}, but the volume has {count} slices: they count from 0 at the feet"
+    return ""
 
 
 def _with_known_windows(data: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-
 import ttl_monai.data
 from ttl_monai.data import Datalist, XrayReader
-from ttl_monai.data.reader import format_of
+from ttl_monai.data.dicom_folders import fold_series
 from ttl_monai.data.records import content_sha256
 
 logger = logging.getLogger(__name__)
-
-SCANS = ("CT", "MR", "PT")  # modalities of which one file is a slice
 
 
 def open_data(
@@ -97,7 +91,8 @@ def inference_items(
         make: see `open_data`.
         file_names: identify images by their path below `dataset_dir` in the results. Off by default, since names of
             files and folders often hold those of patients: then by the first 16 hex digits of the content's SHA-256.
-        series: take the slices of CT, MR or PET that lie in one folder as one volume, its path being the folder's.
+        series: take the slices of a CT, MR or PET series that lie in one folder as one volume, its path being the
+            folder's.
 
     Returns:
         Items with `image` (path) and `image_id`, in the order of the sorted paths.
@@ -122,7 +117,7 @@ def inference_items(
             "%d of %d files %s left out: no images by name or content.", len(files) - len(paths), len(files), verb
         )
     if series:
-        paths = _fold_series(paths)
+        paths = fold_series(paths)
     base = root.parent if root.is_file() or paths == [root] else root
     return [
         {
@@ -131,20 +126,6 @@ def inference_items(
         }
         for path in paths
     ]
-
-
-def _fold_series(paths: Sequence[Path]) -> list[Path]:
-    """The folder in place of the slices of a scan that lie in it."""
-    scans = {path for path in paths if format_of(path) == "dicom" and _modality(path) in SCANS}
-    times = Counter(path.parent for path in scans)
-    return sorted({path.parent if path in scans and times[path.parent] > 1 else path for path in paths})
-
-
-def _modality(path: Path) -> str | None:
-    try:
-        return dcmread(path, specific_tags=["Modality"], stop_before_pixels=True).get("Modality")
-    except InvalidDicomError:
-        return None  # the reader says what is wrong with the file
 
 
 def mask_items(

@@ -6,13 +6,16 @@ import argparse
 import codecs
 import csv
 import io
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ttl_monai.data.labels import class_labels, multi_labels
+from ttl_monai.data.labels import class_labels, multi_labels, slice_numbers
 from ttl_monai.data.records import Label, Record, Table, name_rows, raise_problems, relative_path
 from ttl_monai.data.sources import add_patient_regex, patient_finder
+
+logger = logging.getLogger(__name__)
 
 HELP = "a table with one row an image: comma, semicolon or tab between the cells"
 EXAMPLE = (
@@ -40,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="several labels: what -1 is (default: an error)",
     )
     add("--blank", choices=("unknown", "negative"), default="unknown", help="several labels: what an empty cell is")
+    add(
+        "--slices",
+        metavar="COLUMN",
+        help="two classes, volumes: column with the slices that show the finding, numbers from 0 at the feet such as "
+        "'3 4 10-20' (empty: none in negative images, unknown in positive ones)",
+    )
     add("--mask", metavar="COLUMN", help="segmentation: column with the path or the name of the mask")
     add("--mask-dir", default="", metavar="DIR", help="folder in the data set that the masks are relative to")
     add("--mask-suffix", default="", help="what the names of the masks lack, such as .png")
@@ -70,24 +79,42 @@ def read(arguments: argparse.Namespace) -> Table:
         raise ValueError("give --patient COLUMN, or --patient-regex to find the patient in the image's column")
     find_patient = patient_finder(arguments.patient_regex)
     targets = arguments.label or [arguments.mask]
-    rows = _read_rows(arguments, [arguments.image, arguments.patient or arguments.image, *targets])
+    last = [arguments.slices] if arguments.slices else []
+    rows = _read_rows(arguments, [arguments.image, arguments.patient or arguments.image, *targets, *last])
     labels, task, class_names, expected = _read_labels(rows, arguments)
+    if arguments.slices and task != "binary":
+        raise ValueError(f"--slices needs two classes, negative and positive, but the task is {task}")
+    slices = [slice_numbers(cells[-1]) if arguments.slices else [] for _, cells in rows]
     images = [_path(cells[0], arguments.image_dir, arguments.suffix, arguments.dataset_dir) for _, cells in rows]
 
     problems = []
     for what, values in (
         (f"labels are unknown (expected {expected})", labels),
         ("images are an empty cell or a path out of the data set's folder", images),
+        ("cells of slices are not understood (expected numbers from 0 at the feet, such as 3 4 10-20)", slices),
     ):
         if wrong := [row for (row, _), value in zip(rows, values, strict=True) if value is None]:
             problems.append(f"{len(wrong)} {what}: {name_rows(wrong)}")
+    if wrong := [row for (row, _), label, found in zip(rows, labels, slices, strict=True) if label == 0 and found]:
+        problems.append(
+            f"{len(wrong)} images of the class {class_names[0]!r}, the negative one, have slices: {name_rows(wrong)}; "
+            "--class-names gives the order"
+        )
     raise_problems(problems, f"the table {arguments.table.name} cannot be used")
     records = [
         Record(row, image, label, find_patient(cells[1]))
         for (row, cells), image, label in zip(rows, images, labels, strict=True)
         if image is not None and label is not None
     ]
-    return Table(task, class_names, records)
+    return Table(task, class_names, records, slices=_known_slices(records, slices) if arguments.slices else {})
+
+
+def _known_slices(records: list[Record], slices: Sequence[list[int] | None]) -> dict[str, list[int]]:
+    """The slices by image; of a positive image without any, nobody marked them."""
+    known = {r.image: found or [] for r, found in zip(records, slices, strict=True) if found or not r.label}
+    if unmarked := len(records) - len(known):
+        logger.warning("%d positive images have no slices: only their own labels count", unmarked)
+    return known
 
 
 def _path(cell: str, folder: str, suffix: str, dataset_dir: Path) -> str | None:

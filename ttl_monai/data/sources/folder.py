@@ -1,4 +1,4 @@
-"""A folder of images as a source: one folder a class."""
+"""A folder of images or series as a source: one folder a class."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 import logging
 from pathlib import Path
 
+from ttl_monai.data.dicom_folders import fold_series
 from ttl_monai.data.records import Record, Table
 from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, warn_of_patients
 
 logger = logging.getLogger(__name__)
 
-HELP = "a folder with one folder of images a class"
+HELP = "a folder with one folder of images, or of series, a class"
 EXAMPLE = r"ttl datalist folder DATA/xrays --patient-regex '([^/]+)_\d+\.png'"
 SECTION_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="class folders in the order of the labels (default: all, by name)",
     )
-    add_patient_regex(parser, "an image's path from the class folder on (default: each file is a patient of its own)")
+    add_patient_regex(parser, "an image's path from the class folder on (default: each is a patient of its own)")
     add("--suffix", nargs="+", default=list(IMAGE_SUFFIXES), help="endings of the images (default: %(default)s)")
 
 
@@ -38,14 +39,18 @@ def default_dataset_dir(arguments: argparse.Namespace) -> Path:
 def read(arguments: argparse.Namespace) -> Table:
     """List the images of each class folder, the folders in it included.
 
+    A folder with the slices of a CT, MR or PET series is one image, its path the folder's (`fold_series`).
+
     Args:
-        arguments: the parsed options of `add_arguments`, and the absolute `dataset_dir`.
+        arguments: the parsed options of `add_arguments`, and the absolute `dataset_dir`; `workers` threads read
+            headers.
 
     Returns:
-        The records; a record's row is the number of the file, in the order of classes and paths.
+        The records; a record's row is the number of the image, in the order of classes and paths.
 
     Raises:
-        ValueError: no class folders, folders that are no classes, or no image in one.
+        ValueError: no class folders, folders that are no classes, no image in one, or the slices of a scan in it
+            without a folder of their own.
     """
     folder = arguments.folder.absolute()
     if not folder.is_relative_to(arguments.dataset_dir):
@@ -63,12 +68,18 @@ def read(arguments: argparse.Namespace) -> Table:
             logger.warning(
                 "%d files in %r are left out: their ending is not in --suffix", len(files) - len(images), name
             )
+        images = fold_series(images, workers=getattr(arguments, "workers", None))
+        if folder / name in images:
+            raise ValueError(
+                f"the class folder {name!r} holds the slices of a scan: expected a folder for each series in it, such "
+                f"as {name}/1/*.dcm"
+            )
         for path in images:
             image = path.relative_to(arguments.dataset_dir).as_posix()
             patient = find_patient(path.relative_to(folder).as_posix())
             records.append(Record(len(records) + 1, image, label, patient))
     if not arguments.patient_regex:
-        warn_of_patients(len(records))
+        warn_of_patients(len(records), "images")
     return Table("binary" if len(class_names) == 2 else "multi-class", class_names, records)
 
 

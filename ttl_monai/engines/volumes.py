@@ -71,8 +71,8 @@ def find_volumes(
     found = FoundVolumes()
     reader = {} if trained is None else reader_options(trained["preprocessing"])
     rules = SeriesRules(**{name: reader[name] for name in RULES if name in reader})
-    options = {"rules": rules, "gaps": gaps or reader.get("gaps", "refuse")}
-    for series in [] if root in nifti else find_series(root, **options):
+    gaps = gaps or reader.get("gaps", "refuse")
+    for series in [] if root in nifti else find_series(root, rules=rules, gaps=gaps):
         place = series.files[0] if len(series.files) == 1 else series.files[0].parent
         name = place.relative_to(base).as_posix() if file_names else series.report.series
         name = name or file_sha256(series.files[0])[:16]

@@ -14,7 +14,7 @@ from monai.transforms import LoadImaged
 
 from ttl_monai.cli import datalist as command
 from ttl_monai.data import Datalist, RandomWindowDataset, VolumeCache, VolumeReader, WindowDataset, find_series
-from ttl_monai.data.phantom_ctpa import _write_dicom, draw_ctpa_phantom
+from ttl_monai.data.phantom_ctpa import draw_ctpa_phantom, write_dicom
 from ttl_monai.data.sources import rsna_pe
 
 # As in the published train.csv.
@@ -39,7 +39,7 @@ def made(exams, tmp_path_factory):
     root = tmp_path_factory.mktemp("rsna") / "set"
     rows = []
     for number, exam in enumerate(exams):
-        _write_dicom(root / "raw", exam, seed=5)
+        write_dicom(root / "raw", exam, seed=5)
         study, series = f"{number:012x}", f"{number + 100:012x}"
         (root / "train" / study / series).mkdir(parents=True)
         for file in sorted((root / "raw").iterdir()):

@@ -63,8 +63,7 @@ class WindowDataset(Dataset):
             raise ValueError(f"label must be 'series' or 'window', got {label!r}")
         self.cache, self.size, self.min_slices = cache, size, min_slices
         self.spatial_size, self.label = spatial_size, label
-        lengths = cache.prepare(data, workers=workers)
-        raise_unusable(data, [_against_slices(item, cache.open(item)) if item.get("slices") else "" for item in data])
+        lengths = _prepare(data, cache, workers=workers)
         # One description a window, without its image: for whoever wants to know what is in the data set.
         self.data = [
             self._describe(item, start)
@@ -219,6 +218,8 @@ class RandomWindowDataset(Randomizable, Dataset):
         self.windows = WindowDataset(self.data, cache, label="window", **options) if fixed else None
         if self.windows is not None:
             self.data = self.windows.data
+        else:
+            _prepare(self.data, cache)  # what cannot be used is named before an epoch begins, all of it
 
     def prepare(self, items: Sequence[Mapping[str, Any]], *, workers: int = 0) -> None:
         """As `WindowDataset.prepare`, for those of the items that windows can be drawn from."""
@@ -233,9 +234,7 @@ class RandomWindowDataset(Randomizable, Dataset):
             return self.windows[index]
         forced = self.R.uniform() < self.positive_fraction
         item = self.positive[self.R.randint(len(self.positive))] if forced else self.data[index % len(self.data)]
-        volume, slices = self.cache.open(item), item.get("slices", ())
-        raise_unusable([item], [_against_slices(item, volume)])
-        array = volume.array
+        array, slices = self.cache.open(item).array, item.get("slices", ())
         start = self._start(len(array), slices, forced=forced)
         label = int(count_slices(slices, [start], self.size)[0] >= self.min_slices)
         window = cut_window(array, start, self.size)
@@ -253,6 +252,13 @@ class RandomWindowDataset(Randomizable, Dataset):
         near = inside[np.abs(inside - np.clip(middle, starts[0], starts[-1])) <= self.jitter]
         # A finding in two distant places has its middle between them, where no window is positive.
         return int(self.R.choice(near if len(near) else inside))
+
+
+def _prepare(items: Sequence[Mapping[str, Any]], cache: VolumeCache, *, workers: int = 0) -> list[int]:
+    """Prepare the volumes and check their slice labels; the number of slices of each."""
+    lengths = cache.prepare(items, workers=workers)
+    raise_unusable(items, [_against_slices(item, cache.open(item)) if item.get("slices") else "" for item in items])
+    return lengths
 
 
 def _against_slices(item: Mapping[str, Any], volume: CachedVolume) -> str:

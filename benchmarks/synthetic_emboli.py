@@ -46,7 +46,6 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 8,
     "positive_fraction": 0.0,
     "rotate_degrees": 10.0,
-    "max_thickness_mm": None,
 }
 LITE0, TTL = "backbone_lite0_3d.json", "strategy_ttl.json"
 logger = logging.getLogger("synthetic_emboli")
@@ -134,8 +133,8 @@ def bars(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Make the data of each seed, run every cell, then write the results."""
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cta", type=Path, required=True, help="folder of cta.nii.gz and pulmonary_artery.nii.gz")
     parser.add_argument("--work", type=Path, required=True, help="folder of the made scans and the runs")
@@ -150,6 +149,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="train only these rows, and write no results yet")
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
+    return arguments
+
+
+def main() -> None:
+    """Make the data of each seed, run every cell, then write the results."""
+    arguments = read_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     torch.set_num_threads(1)
     pairs, diameters_mm = dict(zip(SECTIONS, arguments.pairs, strict=True)), tuple(arguments.diameters_mm)

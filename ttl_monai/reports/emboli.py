@@ -16,7 +16,7 @@ COLUMNS = {
     "pairs": "pairs_won",
     "elsewhere": "elsewhere_auroc",
 }
-HEADS = ("network", "weights", "strategy", "cut", *COLUMNS, "params (M)", "minutes")
+HEADS = ("network", "weights", "strategy", "cut", *COLUMNS, "params (M)")
 RESULT_KEYS = ("pairs", "diameters_mm", "margin_mm", "spatial_size", "command", "rows")
 ROW_KEYS = ("backbone", "weights", "strategy", "cut", "shuffled", "params", "repeats")
 
@@ -27,7 +27,7 @@ def emboli_table(results: Mapping[str, Any]) -> str:
     Metrics are mean ± sample standard deviation over the seeds.
 
     Args:
-        results: RESULT_KEYS; each of `rows` has ROW_KEYS, each of their `repeats` the keys of COLUMNS and `wall_s`.
+        results: RESULT_KEYS; each of `rows` has ROW_KEYS, each of their `repeats` the keys of COLUMNS.
 
     Returns:
         The table and the lines under it, ending in a newline.
@@ -45,7 +45,7 @@ def emboli_table(results: Mapping[str, Any]) -> str:
         if not row["repeats"]:
             raise ValueError(f"{name} has no repeats")
         for repeat in row["repeats"]:
-            require_keys(repeat, (*COLUMNS.values(), "wall_s"), f"a repeat of {name}")
+            require_keys(repeat, tuple(COLUMNS.values()), f"a repeat of {name}")
         lines.append(markdown_line(_cells(row)))
     pairs, (low, high) = results["pairs"], results["diameters_mm"]
     seeds = {len(row["repeats"]) for row in results["rows"]}
@@ -57,14 +57,13 @@ def emboli_table(results: Mapping[str, Any]) -> str:
         f"{low:g} to {high:g} mm, positions of sections at least {results['margin_mm']:g} mm apart, windows (whole "
         f"scans) of {' x '.join(map(str, results['spatial_size']))}. AUROC and AUPRC are of test scans. Pairs: how "
         "often the scan with defects scores higher than its twin without. Elsewhere: AUROC against scans with equal "
-        "defects in veins, heart and aorta, none of which were in training. Minutes: of a training on one core."
+        "defects in veins, heart and aorta, none of which were in training."
     )
     return "\n".join([*lines, "", note, "", f"Repeat it: `{results['command']}`"]) + "\n"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     values = {head: [float(repeat[key]) for repeat in row["repeats"]] for head, key in COLUMNS.items()}
-    minutes = sum(repeat["wall_s"] for repeat in row["repeats"]) / len(row["repeats"]) / 60
     return [
         f"`{row['backbone']}`",
         row["weights"],
@@ -72,5 +71,4 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "-" if row["cut"] is None else f"`{row['cut']}`",
         *(mean_std(each) for each in values.values()),
         f"{row['params'] / 1e6:.3f}",
-        f"{minutes:.1f}",
     ]

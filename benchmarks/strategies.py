@@ -107,6 +107,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset_dir", required=True, help="folder that the datalists' paths start from")
     parser.add_argument("--datalists", nargs="+", type=Path, required=True, help="one a repeat, or one for all seeds")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one a repeat, or one for all datalists")
+    parser.add_argument(
+        "--repeated", default="split by patient", help="what each repeat has of its own (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, required=True, help="results.json; a table of other data or nets stays")
     parser.add_argument("--only", nargs="+", help="train only these rows, and write no results yet")
@@ -146,6 +149,7 @@ def command(arguments: argparse.Namespace, dataset: str) -> str:
     name = lists[0].name if len(lists) == 1 else f"{lists[0].stem.rstrip('0123456789')}*.json"
     words += [f"--dataset_dir DATA/{dataset} --datalists {folder}/{name}"]
     words += [f"--seeds {' '.join(map(str, arguments.seeds))}"] if arguments.seeds != [0] else []
+    words += [f"--repeated {shlex.quote(arguments.repeated)}"] if arguments.repeated != "split by patient" else []
     words += [f"--work RUNS --out bundles/{arguments.bundle}/docs/results.json"]
     words += [f"--spatial_size {' '.join(map(str, arguments.spatial_size))}"]
     words += [f"--{name} {getattr(arguments, name)}" for name in SETTINGS[1:]]
@@ -182,7 +186,7 @@ def main() -> None:
         "weights": network["weights"],
         **{name: arguments.settings[name] for name in SETTINGS},
         "threads": torch.get_num_threads(),
-        "repeated": "splits" if len(arguments.datalists) > 1 else "seeds",
+        "repeated": arguments.repeated,
         "command": command(arguments, dataset),
         "rows": rows,
     }

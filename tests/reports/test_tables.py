@@ -112,7 +112,7 @@ def test_spatial_size_is_one_number_or_one_an_axis(results, size, words):
 
 
 def test_repeats_over_seeds_are_called_so(results):
-    results["repeated"] = "seeds"
+    results["repeated"] = "seed"
     assert "over 3 repeats, each with its own seed." in results_table(results)
 
 

@@ -50,8 +50,8 @@ def results_table(results: Mapping[str, Any]) -> str:
 
     Args:
         results: `dataset`, `backbone`, `weights`, `spatial_size` (pixels, one number or one an axis), `max_epochs`,
-            `command`, `rows` and, if known, `threads` (of the latency) and `repeated` ("splits" or "seeds"). A row
-            has `strategy`, `cut` (None: the whole network), `repeats` (each with `split` and the keys of
+            `command`, `rows` and, if known, `threads` (of the latency) and `repeated` (what each repeat has of its
+            own). A row has `strategy`, `cut` (None: the whole network), `repeats` (each with `split` and the keys of
             `CLASSIFICATION`, or those of `SEGMENTATION`), `params`, `trainable_params`, `macs`, `latency_ms`.
 
     Returns:
@@ -198,7 +198,7 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about
     size = results["spatial_size"]
     sides = size if isinstance(size, Sequence) else (size, size)
     pixels = "x".join(map(str, sides)) + (" pixels" if len(sides) == 2 else " voxels")
-    source = "seed" if results.get("repeated") == "seeds" else "split by patient"
+    source = results.get("repeated", "split by patient")
     counts = sorted({len(row["repeats"]) for row in rows})
     repeats = " or ".join(str(count) for count in counts)
     spread = (

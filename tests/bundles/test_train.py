@@ -289,7 +289,7 @@ def test_a_network_that_differs_from_the_run_is_an_error_naming_both(make_workfl
 
 @pytest.mark.parametrize("config", ["evaluate.json", "inference.json"])
 def test_the_made_images_never_stand_in_for_own_data(make_workflow, trained, config, monkeypatch):
-    monkeypatch.setattr(ttl_monai.data, "demo_phantom", partial(make_phantom, patients=6, size=(64, 64)))
+    monkeypatch.setattr(ttl_monai.data, "demo_phantom", partial(make_phantom, patients=6, size=(96, 112)))
     names = [config] if config == "inference.json" else ["train.json", config]
     quiet = dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_def#weights"), ...)
     workflow = make_workflow(

@@ -100,6 +100,6 @@ def test_every_command_of_the_readme_is_understood():
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers(dest="verb"))
     commands = stated_commands()
-    assert len(commands) == 5
+    assert len(commands) == 7
     for words in commands:
         assert parser.parse_args(words[1:]).kind == "csv"

@@ -113,3 +113,9 @@ def test_a_volume_without_a_report_is_refused(network, series, tmp_path):
     writer = GradCamWriter(network=network, output_dir=tmp_path, size=8, class_name="positive")
     with pytest.raises(ValueError, match="from the reader's report"):
         writer.write("x", series[0], {"start": 0, "score": 0.5}, volume)
+
+
+def test_a_map_of_one_place_says_that_it_says_nothing(network, series, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradcam, "grad_cam", lambda network, image: torch.ones(image[:, 0].shape))
+    write(network, series, tmp_path)
+    assert "the same everywhere: the last feature map has one place" in drawn[0][1]["title"]

@@ -80,6 +80,8 @@ class GradCamWriter:
         start = int(window["start"])
         across, down, _ = np.linalg.norm(affine[:3, :3], axis=0)
         what = f"Grad-CAM for '{self.class_name}'" if heat.any() else f"nothing speaks for '{self.class_name}'"
+        if heat.any() and heat.min() == heat.max():
+            what += ", the same everywhere: the last feature map has one place (a lower cut has more)"
         plot_heat(
             image[shown],
             heat[shown],

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.utils import ensure_tuple
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
 from pydicom.pixels.utils import get_expected_length
@@ -237,7 +236,9 @@ def _slice(
         series=str(dataset.get("SeriesInstanceUID") or ""),
         series_number=_whole(dataset.get("SeriesNumber")),
         modality=_known(dataset.get("Modality") or "", _MODALITIES),
-        image_type=tuple(_known(v, _IMAGE_TYPES) for v in ensure_tuple(image_type or ())),
+        image_type=tuple(
+            _known(v, _IMAGE_TYPES) for v in ([image_type] if isinstance(image_type, str) else image_type or ())
+        ),
         shape=(int(dataset.Rows), int(dataset.Columns)),
         position=_numbers(position.get("ImagePositionPatient"), 3),
         orientation=_numbers(orientation.get("ImageOrientationPatient"), 6),

@@ -302,7 +302,8 @@ def test_windows_are_those_of_the_file_with_the_labels_of_the_index(listed):
         (32, 1, 1),
     ]
     np.testing.assert_array_equal(windows[1]["image"][0], data[16:32])
-    assert (windows[0]["first_mm"], windows[0]["last_mm"]) == (0.0, 15 * 1.25)
+    affine = cache.open(windows.data[0]).affine
+    assert [(affine @ [0, 0, k, 1])[2] for k in (0, 15)] == [0.0, 15 * 1.25]
     unmarked = WindowDataset(listed.section("validation"), cache, size=16)
     assert {each["label"] for each in unmarked} == {0, 1}
 

@@ -202,7 +202,7 @@ class MaskWriter:
             for each, mask in zip(self.structures, found, strict=True)
         }
         aspect = 1.0 if spacing is None else spacing[0] / spacing[1]
-        panels = [self._panel(number, aspect) for number in _shown(found.reshape(-1, len(self._slices)).any(axis=0))]
+        panels = [self._panel(number, aspect) for number in _shown(np.asarray(found.any(axis=(0, 1, 2))))]
         plot_masks(panels, self.structures, self.output_dir / f"{name}_mask.png")
         self._slices = []
 

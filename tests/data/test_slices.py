@@ -9,8 +9,11 @@ from monai.inferers import SliceInferer
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, SaveImaged
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
-from ttl_monai.data import SelectSliced, SliceOrientationd, slice_items
+from ttl_monai.data import SelectSliced, SliceOrientationd, segmentation_items, slice_items
+from ttl_monai.data.slices import read_slice
 from ttl_monai.networks import TransferUNet
+
+from .conftest import made_volume, write_series
 
 KEYS = ("image", "label")
 AXES = ("axial", "coronal", "sagittal")
@@ -88,6 +91,20 @@ def test_items_follow_volumes_in_order(make_item, caplog):
         items = slice_items([make_item(name=name) for name in "ab"], "axial")
     assert [each["image_id"] for each in items] == [f"{name}#{number}" for name in "ab" for number in range(6)]
     assert "12 of 12 axial slices of 2 volumes" in caplog.text
+
+
+def test_a_folder_of_dicom_slices_is_a_volume(tmp_path):
+    write_series(tmp_path / "scan")
+    items = segmentation_items([{"image": str(tmp_path / "scan"), "image_id": "scan"}], "axial")
+    assert [(item["image_id"], item["axis"], item["slice"]) for item in items[:2]] == [
+        ("scan#0", "axial", 0),
+        ("scan#1", "axial", 1),
+    ]
+    # Axial slices from the feet on, as a radiologist views them: rows to posterior, columns to the left, as in DICOM.
+    np.testing.assert_array_equal(read_slice(tmp_path / "scan", "axial", 3), made_volume()[3])
+    write_series(tmp_path / "scan", series_uid="1.2.3.8", prefix="other")
+    with pytest.raises(ValueError, match="scan: expected one series of slices, got 2; give each a folder of its own"):
+        segmentation_items([{"image": str(tmp_path / "scan")}], "axial")
 
 
 def test_other_files_and_axes_are_refused(make_item, tmp_path):

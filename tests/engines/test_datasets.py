@@ -2,6 +2,7 @@ import hashlib
 
 import pytest
 
+from tests.data.conftest import made_volume, write_series
 from ttl_monai.engines import inference_items
 from ttl_monai.engines.datasets import check_classes
 
@@ -26,6 +27,22 @@ def test_names_are_relative_to_the_folder_on_request(tmp_path):
     (tmp_path / "sub/a.png").write_bytes(b"x")
     assert inference_items(str(tmp_path), "", file_names=True)[0]["image_id"] == "sub/a.png"
     assert inference_items(str(tmp_path / "sub/a.png"), "", file_names=True)[0]["image_id"] == "a.png"
+
+
+def test_slices_of_a_scan_are_one_item_on_request(tmp_path):
+    write_series(tmp_path / "ct/scan")
+    write_series(tmp_path / "one", made_volume(slices=1))
+    write_series(tmp_path / "films", modality="CR")
+    (tmp_path / "a.png").write_bytes(b"x")
+    items = inference_items(str(tmp_path), "", file_names=True, series=True)
+    names = [item["image_id"] for item in items]
+    assert names[:2] == ["a.png", "ct/scan"]
+    assert [name.partition("/")[0] for name in names[2:]] == ["films"] * 8 + ["one"], "radiographs are images"
+    (alone,) = inference_items(str(tmp_path / "ct/scan"), "", file_names=True, series=True)
+    assert (alone["image"], alone["image_id"]) == (str(tmp_path / "ct/scan"), "scan")
+    (pseudonym,) = inference_items(str(tmp_path / "ct/scan"), "", series=True)
+    assert len(pseudonym["image_id"]) == 16
+    assert len(inference_items(str(tmp_path / "ct"), "")) == 8
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "does not exist"), ("", "no image was found")])

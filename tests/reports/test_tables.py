@@ -137,6 +137,12 @@ def test_a_segmentation_of_several_classes_has_their_dice(results):
     text = results_table(results)
     assert "| strategy | cut | Dice, left lung | Dice, heart |\n| --- | --- | ---: | ---: |\n| FTL | - | 0.800" in text
     assert "| TTL | `blocks.3` | 0.800 ± 0.100 | NaN |" in text
+    for each in results["rows"]:
+        for repeat in each["repeats"]:
+            repeat["test_volume_dice"] = 0.75
+    text = results_table(results)
+    assert text.startswith("| strategy | cut | Dice (volumes) | Dice | Jaccard | HD95 |")
+    assert "drawn and found. Dice (volumes) takes the slices of each volume together. Latency" in text
     # The first row has the smallest distance.
     assert "| **3.000 ± 0.000** |" in text
     assert text.count("**") == 2

@@ -37,7 +37,10 @@ class MaskScores:
     The CSV has the patient's key and the image's id (both pseudonymous unless the list is of public data), and for each
     structure Dice and Jaccard (empty where the structure is not drawn), the 95th percentile of the Hausdorff distance
     in pixels (empty where it is not drawn or not found) and the pixels drawn and found. `metrics.json` has the engine's
-    metrics, with `section` for `val`, and the 95 % intervals of Dice and Jaccard over patients (`mean_intervals`).
+    metrics, with `section` for `val`, the 95 % intervals of Dice and Jaccard over patients (`mean_intervals`), and
+    where slices of volumes were evaluated the Dice of whole volumes (`test_volume_dice`, and `_<structure>`): the
+    slices of each taken together, then the mean over the volumes in which the structure is drawn.
+
     Attach to an evaluator whose postprocessing has put masks and images of the files' own size into the output, on
     every rank; rank 0 writes the tables.
 
@@ -92,6 +95,8 @@ class MaskScores:
                     **scores,
                     "drawn": drawn.sum(dims).tolist(),
                     "found": found.sum(dims).tolist(),
+                    "both": (drawn & found).sum(dims).tolist(),
+                    "volume": str(item["image_id"]).rpartition("#")[0] if item["axis"] in SLICE_AXCODES else None,
                 }
             )
             known = [value for value in scores["dice"] if math.isfinite(value)]
@@ -113,7 +118,7 @@ class MaskScores:
         # JSON knows no NaN: an undefined metric is null there.
         metrics = {
             name.replace("val_", f"{self.section}_", 1): value if math.isfinite(value) else None
-            for name, value in engine.state.metrics.items()
+            for name, value in {**engine.state.metrics, **_volume_dice(rows, self.structures)}.items()
         }
         scores = {name: [row[name] for row in rows] for name in ("dice", "jaccard")}
         intervals = mean_intervals(scores, [row["patient"] or row["image_id"] for row in rows])
@@ -202,7 +207,7 @@ class MaskWriter:
             for each, mask in zip(self.structures, found, strict=True)
         }
         aspect = 1.0 if spacing is None else spacing[0] / spacing[1]
-        panels = [self._panel(number, aspect) for number in _shown(found.max(axis=(0, 1, 2)))]
+        panels = [self._panel(number, aspect) for number in _shown(np.asarray(found.any(axis=(0, 1, 2))))]
         plot_masks(panels, self.structures, self.output_dir / f"{name}_mask.png")
         self._slices = []
 
@@ -223,6 +228,25 @@ class MaskWriter:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(self.output_dir / "volumes.json", json.dumps(self._volumes, indent=4).encode())
         logger.info("Wrote masks, pictures and volumes.json of %d images to %s.", len(self._volumes), self.output_dir)
+
+
+def _volume_dice(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> dict[str, float]:
+    """Dice of whole volumes, as metrics; none where no row is a slice."""
+    counts: dict[str, Any] = {}
+    for row in rows:
+        if row["volume"] is not None:
+            pixels = np.array([row["drawn"], row["found"], row["both"]])  # (3, K)
+            counts[row["volume"]] = counts.get(row["volume"], 0) + pixels
+    if not counts:
+        return {}
+    drawn, found, both = np.stack(list(counts.values()), axis=1)  # (volumes, K) each
+    means = {
+        name: float((2 * both / (drawn + found).clip(1))[has, k].mean()) if (has := drawn[:, k] > 0).any() else math.nan
+        for k, name in enumerate(structures)
+    }
+    known = [value for value in means.values() if math.isfinite(value)]
+    further = {f"val_volume_dice_{name}": value for name, value in means.items()} if len(means) > 1 else {}
+    return {"val_volume_dice": sum(known) / len(known) if known else math.nan, **further}
 
 
 def _picture(image: Any) -> np.ndarray:

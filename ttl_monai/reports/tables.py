@@ -14,11 +14,13 @@ STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
 # Column head and the key within one repeat.
 CLASSIFICATION = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
 SEGMENTATION = {"Dice": "test_dice", "Jaccard": "test_jaccard", "HD95": "test_hausdorff95"}
+VOLUMES = {"Dice (volumes)": "test_volume_dice"}  # where the images are slices of volumes
 SMALLER_IS_BETTER = {"test_hausdorff95"}
 ABOUT = {
     "test_auroc": "AUPRC is average precision; the trapezoid stands beside it for comparison with the paper.",
     "test_dice": "Dice and Jaccard are means over classes and over the images (of volumes: slices) in which a class is "
     "drawn, 0 where it was missed; HD95, in pixels, over those in which it is drawn and found.",
+    "test_volume_dice": " Dice (volumes) takes the slices of each volume together.",
 }
 # Key within a row, divisor, digits.
 COSTS = (("params", 1e6, 3), ("trainable_params", 1e6, 3), ("macs", 1e9, 3), ("latency_ms", 1, 1))
@@ -68,7 +70,10 @@ def results_table(results: Mapping[str, Any]) -> str:
         _require(row, ROW_KEYS, f"the row {row.get('strategy')} {row.get('cut')}")
         if not row["repeats"]:
             raise ValueError(f"the row {row['strategy']} {row['cut']} has no repeats")
-    metrics = SEGMENTATION if "test_dice" in rows[0]["repeats"][0] else CLASSIFICATION
+    first = rows[0]["repeats"][0]
+    metrics = SEGMENTATION if "test_dice" in first else CLASSIFICATION
+    if VOLUMES["Dice (volumes)"] in first:
+        metrics = {**VOLUMES, **metrics}
     for row in rows:
         for repeat in row["repeats"]:
             _require(repeat, ("split", *metrics.values()), f"a repeat of {row['strategy']} {row['cut']}")
@@ -80,7 +85,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         for number, row in enumerate(rows)
     ]
     lines += _by_class(rows)
-    about = ABOUT[next(iter(metrics.values()))]
+    about = "".join(text for key, text in ABOUT.items() if key in metrics.values())
     return (
         "\n".join([*lines, "", *_legend(results, rows, about, any(winner is not None for winner in bold.values()))])
         + "\n"

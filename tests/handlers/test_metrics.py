@@ -92,3 +92,12 @@ def test_columns_of_wrong_shape_raise():
         to_columns(torch.zeros(4, 3), torch.zeros(4, 2), task="multi-label")
     with pytest.raises(ValueError, match="4 predictions but 3 labels"):
         to_columns(torch.zeros(4, 2), torch.zeros(3), task="binary")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"), [("binary", torch.ones(3)), ("multi-class", torch.ones(3)), ("multi-label", torch.ones(3, 2))]
+)
+def test_labels_follow_the_scores_to_their_device(task, labels):
+    # "meta" stands for a GPU: a device that is not the labels', on any machine.
+    scores, targets = to_columns(torch.empty(3, 2, device="meta"), labels, task=task)
+    assert scores.device == targets.device == torch.device("meta")

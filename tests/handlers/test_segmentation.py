@@ -189,3 +189,15 @@ def test_too_few_names_are_refused(names, overlapping):
 def test_no_image_is_an_error():
     with pytest.raises(ValueError, match="Dice: no image was given"):
         Dice(class_names=NAMES).compute()
+
+
+@pytest.mark.parametrize(("overlapping", "channels"), [(False, 1), (True, 2)])
+def test_a_reference_follows_the_prediction_to_its_device(overlapping, channels):
+    # "meta" stands for a GPU: a device that is not the mask's, on any machine.
+    found, drawn = to_structures(
+        torch.empty(2, 4, 4, device="meta"),
+        torch.ones(channels, 4, 4),
+        class_names=["a", "b"],
+        overlapping=overlapping,
+    )
+    assert found.device == drawn.device == torch.device("meta")

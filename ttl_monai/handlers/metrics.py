@@ -28,7 +28,8 @@ def to_columns(probabilities: torch.Tensor, labels: torch.Tensor, *, task: str) 
         task: one of `TASKS`. A binary task is scored by its class 1 alone, as in the paper's tables.
 
     Returns:
-        Scores and targets, both (N, K) float64: K = 1 for binary, else C. Targets are 0, 1 or NaN (unknown).
+        Scores and targets, both (N, K) float64 on the device of the probabilities: K = 1 for binary, else C. Targets
+        are 0, 1 or NaN (unknown).
 
     Raises:
         ValueError: if the task is unknown or the shapes do not fit it.
@@ -37,13 +38,13 @@ def to_columns(probabilities: torch.Tensor, labels: torch.Tensor, *, task: str) 
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
     scores = torch.as_tensor(probabilities).double()
     if task == "multi-label":
-        targets = torch.as_tensor(labels).double()
+        targets = torch.as_tensor(labels).to(scores.device).double()
         if targets.shape != scores.shape:
             raise ValueError(
                 f"multi-label targets must be shaped like the scores {tuple(scores.shape)}, got {tuple(targets.shape)}."
             )
         return scores, targets
-    index = torch.as_tensor(labels).long().reshape(-1)
+    index = torch.as_tensor(labels).to(scores.device).long().reshape(-1)
     if len(index) != len(scores):
         raise ValueError(f"{len(scores)} predictions but {len(index)} labels.")
     targets = torch.nn.functional.one_hot(index, scores.shape[1]).double()  # (N, C)

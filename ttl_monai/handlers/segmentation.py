@@ -66,8 +66,8 @@ def to_structures(
         overlapping: as in `find_structures`.
 
     Returns:
-        Prediction and reference, (K, ...) bool, K = C for overlapping structures, else the classes without the
-        background.
+        Prediction and reference, (K, ...) bool, both on the device of the probabilities, K = C for overlapping
+        structures, else the classes without the background.
 
     Raises:
         ValueError: for other shapes, or for values of the mask that are no class.
@@ -86,9 +86,9 @@ def to_structures(
         raise ValueError(
             f"expected a mask with the values 0 to {top} ({', '.join(class_names)}), got {values.tolist()[:10]}"
         )
-    if overlapping:
-        return found, drawn > 0
-    return found, one_hot(drawn[None].long(), count)[0, 1:] > 0  # (1, ...) -> (C - 1, ...)
+    # References of a file's own size come from the CPU, predictions from wherever the network is.
+    drawn = drawn > 0 if overlapping else one_hot(drawn[None].long(), count)[0, 1:] > 0  # (1, ...) -> (C - 1, ...)
+    return found, drawn.to(found.device)
 
 
 class _StructureMetric(IgniteMetricHandler):

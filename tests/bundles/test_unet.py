@@ -343,6 +343,8 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, volumes, tmp_path)
     spec = json.loads((tmp_path / "run/model.json").read_text())
     assert spec["axis"] == "axial"
     assert spec["validation"]["val_dice_left_out"] == 2
+    document = compare_runs("initial", tmp_path / "run", points=["blocks.0"], matrix=False)
+    assert document["data"]["images"] == 6, "slices with foreground of the training and of the validation volume"
 
 
 def test_the_slices_of_a_search_are_prepared_before_it(make_workflow, volumes, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ttl_monai.analysis import pick_transition
 from ttl_monai.data import Datalist, PrepareBatch
-from ttl_monai.engines.datasets import open_data
+from ttl_monai.engines.datasets import mask_items, open_data
 from ttl_monai.engines.feature_moments import GROUPS, LayerMoments, Null, PatientMoments, Points
 from ttl_monai.engines.runs import build_dataset, build_network, load_spec
 from ttl_monai.engines.similarity import feed, image_batches, to_rows, transitions
@@ -158,7 +158,7 @@ def compare_runs(
         points: "stage", "block" or names.
         dataset_dir: folder of the images, in place of the run's.
         datalist: likewise. Its test section is never used.
-        images: how many, spread over the list; None takes all.
+        images: how many (of volumes that are cut: slices with foreground), spread over the list; None takes all.
         null: see `compare_networks`.
         variance: likewise.
         groups: likewise.
@@ -182,6 +182,8 @@ def compare_runs(
         logger.warning("The runs differ in their preprocessing; that of %s is used for both.", names[1])
     data = run_data(folder_b, dataset_dir, datalist)
     items = [item for section in ("training", "validation") if data.entries[section] for item in data.section(section)]
+    if axis := load_spec(folder_b).get("axis"):
+        items = mask_items(items, axis, foreground_only=True)  # as the run's training saw its volumes
     items = [items[index] for index in spread(items, images)]
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(folder_b, items, None)

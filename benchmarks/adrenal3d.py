@@ -16,7 +16,6 @@ import argparse
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
@@ -24,20 +23,15 @@ from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate
 
 from ttl_monai.data.build import to_json
-from ttl_monai.data.datalist import SECTIONS
+from ttl_monai.data.sources.medmnist import CLASS_NAMES, SHORT_OF_SECTION, read_npz, to_nifti
 
-CLASS_NAMES = ["normal", "hyperplasia"]
+NAMES = CLASS_NAMES["adrenalmnist3d"]
 
 
 def write_volume(voxels: np.ndarray, path: Path, size: int) -> None:
     """Shrink a volume of 0 and 255, (64, 64, 64), by area to `size` voxels an axis and write it in HU."""
     shares = interpolate(torch.from_numpy(voxels / 255.0)[None, None], size=(size,) * 3, mode="area")[0, 0]
-    spacing = 64 / size  # mm
-    affine = np.diag([-spacing, -spacing, spacing, 1.0])  # LPS; the published file does not name its axes
-    hu = np.where(shares > 0, shares * 1000 - 100, -1000).round().astype(np.int16)
-    image = nib.Nifti1Image(hu, affine)
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    path.write_bytes(to_nifti(shares.numpy(), 64 / size))
 
 
 def main() -> None:
@@ -49,20 +43,18 @@ def main() -> None:
     parser.add_argument("--train_patients", type=int, default=400, help="training volumes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    published = np.load(arguments.npz, allow_pickle=False)
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
     entries: dict[str, list[dict[str, object]]] = {}
-    for section, short in zip(SECTIONS, ("train", "val", "test"), strict=True):
+    for section, volumes, labels in read_npz(arguments.npz):
+        short = SHORT_OF_SECTION[section]
         entries[section] = []
-        for k, (voxels, label) in enumerate(
-            zip(published[f"{short}_images"], published[f"{short}_labels"][:, 0].tolist(), strict=True)
-        ):
+        for k, (voxels, label) in enumerate(zip(volumes, labels[:, 0].tolist(), strict=True)):
             name = f"images/{short}{k:04}.nii.gz"
             write_volume(voxels, arguments.out / name, arguments.size)
             slices = {"slices": list(range(arguments.size))} if label else {}
             entries[section].append({"image": name, "label": label, "patient": f"{short}{k:04}", **slices})
-    voxel_counts = published["test_images"].reshape(len(entries["test"]), -1).astype(bool).sum(axis=1)
-    auroc = roc_auc_score(published["test_labels"][:, 0], voxel_counts)
+    counts = volumes.reshape(len(volumes), -1).astype(bool).sum(axis=1)  # of the last section, the test's
+    auroc = roc_auc_score(labels[:, 0], counts)
     print(f"AUROC of the count of voxels alone on the test section: {auroc:.3f}")
     for repeat in range(arguments.repeats):
         labels = [entry["label"] for entry in entries["training"]]
@@ -73,11 +65,9 @@ def main() -> None:
         datalist = {
             "name": "adrenal3d",
             "task": "binary",
-            "class_names": CLASS_NAMES,
+            "class_names": list(NAMES),
             "counts": {
-                section: {
-                    name: sum(entry["label"] == label for entry in each) for label, name in enumerate(CLASS_NAMES)
-                }
+                section: {name: sum(entry["label"] == label for entry in each) for label, name in enumerate(NAMES)}
                 for section, each in sections.items()
             },
             "source": "AdrenalMNIST3D, MedMNIST v2 (doi:10.1038/s41597-022-01721-8)",

@@ -19,6 +19,7 @@ NAMES = sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_
 ENTRIES = {"train.json", "inference.json", "search.json"}
 # Ids that an overlay adds to what train.json has.
 NEW = {
+    "data_pathology.json": {"train#augment#flip", "train#augment#quarter_turns"},
     "svcca.json": {"svcca"},
     "evaluate.json": {"run_dir", "section", "trained", "spec", "preprocessing"},
     "multi_gpu_train.json": {
@@ -35,8 +36,11 @@ STRATEGIES = [f"strategy_{name}.json" for name in ("htl", "lwft", "tf", "ttl")]
 
 
 def overlays_of(bundle):
-    """Strategies and backbones."""
-    return [*STRATEGIES, *(path.name for path in (BUNDLES / bundle / "configs").glob("backbone_*.json"))]
+    """Strategies, backbones, and other kinds of data."""
+    others = (
+        path.name for kind in ("backbone", "data") for path in (BUNDLES / bundle / "configs").glob(f"{kind}_*.json")
+    )
+    return [*STRATEGIES, *others]
 
 
 def read(bundle, name):

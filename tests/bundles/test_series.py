@@ -146,7 +146,7 @@ def test_a_folder_of_refusals_alone_is_reported(predict, tiny_scans, tmp_path):
 
 def test_the_made_scans_never_stand_in_for_own_data(make_workflow, trained, tmp_path):
     none = dict.fromkeys(("cache_dir", "datalist", "dataset_dir", "output_dir"), ...)
-    with refused("must be one of demo_ctpa_phantom, demo_lung_phantom, demo_phantom, got 'make_ctpa_phantom'"):
+    with refused("must be one of demo_ctpa_phantom, demo_lung_phantom, demo_phantom, demo_tissue.*'make_ctpa_phantom'"):
         make_workflow(
             "train.json", bundle="ctpa_ttl", make_demo="make_ctpa_phantom", **none | {"demo_dir": str(tmp_path / "d")}
         ).run()

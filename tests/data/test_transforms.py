@@ -131,6 +131,45 @@ def test_small_angles_tend_to_the_crop():
     torch.testing.assert_close(BatchAugment(24, crop_from=32, rotate_degrees=0)(images), turned, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotate_degrees", [0, 1e-4])
+def test_quarter_turns_give_all_eight_pictures_equally_often(flip, rotate_degrees):
+    images = picture(1, 2, 12, 12).expand(1600, 2, 12, 12)
+    augment = BatchAugment(12, crop_from=12, rotate_degrees=rotate_degrees, flip=flip, quarter_turns=True)
+    result = augment(images)
+    sides = [images[0], images[0].flip(-1)] if flip else [images[0]]
+    pictures = torch.stack([side.rot90(k, (1, 2)) for side in sides for k in range(4)])
+    inner = (..., slice(1, -1), slice(1, -1))  # resampled, the rim is darkened by what lies beyond it
+    near = (result[inner][:, None] - pictures[inner]).abs().amax(dim=(2, 3, 4)) < 1e-3
+    assert (near.sum(dim=1) == 1).all()
+    assert near.sum(dim=0).float().div(1600).sub(1 / len(pictures)).abs().max() < 0.04
+
+
+def test_quarter_turns_are_the_same_resampled_or_copied():
+    images, masks = picture(16, 3, 32, 32), torch.randint(0, 3, (16, 1, 32, 32))
+    results = []
+    for rotate_degrees in (0, 1e-5):
+        torch.manual_seed(3)
+        augment = BatchAugment(24, crop_from=32, rotate_degrees=rotate_degrees, flip=True, quarter_turns=True)
+        results.append(augment.augment_pairs(images, masks))
+    torch.testing.assert_close(*(image for image, _ in results), atol=1e-4, rtol=0)
+    assert torch.equal(*(mask for _, mask in results))
+
+
+def test_quarter_turns_change_nothing_else_that_is_drawn():
+    drawn = []
+    for turning in (False, True):
+        torch.manual_seed(3)
+        drawn.append(BatchAugment(24, crop_from=32, flip=True, quarter_turns=turning)._draw(50))
+    (top, left, angle, mirrored), (*same, turned, also) = drawn
+    assert torch.equal(torch.stack(same), torch.stack([top, left]))
+    assert torch.equal(mirrored, also)
+    quarters = (turned - angle) / (math.pi / 2)
+    torch.testing.assert_close(quarters, quarters.round(), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"quarter_turns need a square spatial_size, got \(20, 24\)"):
+        BatchAugment((20, 24), crop_from=32, quarter_turns=True)
+
+
 def test_largest_random_number_stays_inside(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 1 - 2.0**-24))
     top, left, angle, _ = BatchAugment(224, crop_from=256)._draw(2)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ttl_monai.data.pairs import CheckPaird, LoadPaird
     from ttl_monai.data.phantom import demo_lung_phantom, demo_phantom, make_phantom
     from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
+    from ttl_monai.data.phantom_tissue import demo_tissue_phantom, make_tissue_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
     from ttl_monai.data.slices import SelectSliced, SliceOrientationd, segmentation_items, slice_items
@@ -49,10 +50,12 @@ __all__ = [
     "demo_ctpa_phantom",
     "demo_lung_phantom",
     "demo_phantom",
+    "demo_tissue_phantom",
     "find_series",
     "hu_to_unit",
     "make_ctpa_phantom",
     "make_phantom",
+    "make_tissue_phantom",
     "read_nifti",
     "read_series",
     "seal",
@@ -88,10 +91,12 @@ _MODULES = {
     "demo_ctpa_phantom": "phantom_ctpa",
     "demo_lung_phantom": "phantom",
     "demo_phantom": "phantom",
+    "demo_tissue_phantom": "phantom_tissue",
     "find_series": "dicom_series",
     "hu_to_unit": "windows",
     "make_ctpa_phantom": "phantom_ctpa",
     "make_phantom": "phantom",
+    "make_tissue_phantom": "phantom_tissue",
     "read_nifti": "nifti",
     "read_series": "dicom_series",
     "seal": "seal",

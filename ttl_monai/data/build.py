@@ -102,14 +102,20 @@ def build_datalists(
 
 
 def _describe(table: Table, sections: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Task, classes and counts for the header; a class that a section lacks is an error."""
+    """Task, classes and counts for the header.
+
+    A class that a section lacks is an error; in a published split, which is as it is, a warning.
+    """
     counts = {
         section: count_classes(table.task, table.class_names, [entry["label"] for entry in entries])
         for section, entries in sections.items()
     }
     for section, found in counts.items():
         if sections[section] and (lacking := [name for name, count in found.items() if not count]):
-            raise ValueError(f"{section} has no image of {', '.join(lacking)}: too few patients; try another split")
+            problem = f"{section} has no image of {', '.join(lacking)}"
+            if not table.sections:
+                raise ValueError(f"{problem}: too few patients; try another split")
+            logger.warning("%s, as published: no metric of theirs there", problem)
     return {
         "task": table.task,
         "class_names": table.class_names,

@@ -11,7 +11,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
 
 from ttl_monai.data.dicom_file import IMAGE_TAGS, Refused, check_pixels, decode, open_dicom, padding_mask, refusing
 
-__all__ = ["read_dicom", "scale_to_unit"]
+__all__ = ["grey_picture", "read_dicom", "scale_to_unit"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,22 @@ def _picture(dataset: Dataset, path: str | Path) -> np.ndarray:
         stored = apply_color_lut(stored, dataset)[..., :3]
     if stored.ndim == 3:
         return (stored / np.float32(255)).astype(np.float32) if stored.dtype == np.uint8 else scale_to_unit(stored)
+    return grey_picture(stored, dataset, path)
+
+
+def grey_picture(stored: np.ndarray, dataset: Dataset, path: str | Path) -> np.ndarray:
+    """Stored grey values as they are meant to be seen, by the tags of a dataset (see `read_dicom`).
+
+    Args:
+        stored: any shape.
+        dataset: PhotometricInterpretation, and what there is of rescale, modality LUT, VOI LUT and window.
+        path: for messages.
+
+    Returns:
+        Float32 array in [0, 1] of that shape, high values bright.
+    """
     image = _grey(stored, dataset, path)
-    return 1 - image if interpretation == "MONOCHROME1" else image
+    return 1 - image if dataset.PhotometricInterpretation == "MONOCHROME1" else image
 
 
 def _grey(stored: np.ndarray, dataset: Dataset, path: str | Path) -> np.ndarray:

@@ -18,6 +18,7 @@ import torch
 
 import ttl_monai
 from ttl_monai.data.hdf5 import split_entry
+from ttl_monai.data.sidecar import sidecar_path
 
 __all__ = ["hash_item", "hash_transforms"]
 
@@ -28,7 +29,10 @@ def hash_item(item: Mapping[str, Any]) -> bytes:
 
 
 def _with_identity(value: Any) -> Any:
-    """Put (path, modification time, size) for a path; for a folder, those of its files; for an HDF5 entry, its key."""
+    """Put (path, modification time, size) for a path; for a folder, those of its files; for an HDF5 entry, its key.
+
+    Of a PNG with a side-car those of the side-car as well, by which it is shown.
+    """
     if isinstance(value, (list, tuple)):
         return [_with_identity(one) for one in value]
     if not isinstance(value, (str, os.PathLike)):
@@ -42,7 +46,9 @@ def _with_identity(value: Any) -> Any:
             return [str(path.absolute()), *(_with_identity(one) for one in sorted(path.iterdir()))]
     except (OSError, ValueError):  # not a path
         return str(value)
-    return str(path.absolute()), status.st_mtime_ns, status.st_size
+    identity = (str(path.absolute()), status.st_mtime_ns, status.st_size)
+    sidecar = sidecar_path(path)
+    return (*identity, *_with_identity(sidecar)) if path.suffix == ".png" and sidecar.is_file() else identity
 
 
 def hash_transforms(transforms: Iterable[Callable]) -> bytes:

@@ -16,7 +16,8 @@ from nibabel.spatialimages import SpatialImage
 from PIL import Image, ImageOps
 from pydicom.misc import is_dicom
 
-from ttl_monai.data.dicom import read_dicom, scale_to_unit
+from ttl_monai.data.dicom import grey_picture, read_dicom, scale_to_unit
+from ttl_monai.data.sidecar import read_sidecar
 
 __all__ = ["XrayReader"]
 
@@ -35,6 +36,8 @@ class XrayReader(ImageReader):
 
     The format is told by the extension; a file with any other name is read if its content says DICOM. Scale: 8-bit
     images by 255; DICOM by its VOI LUT or window (see `read_dicom`); all others by the range of their own pixels.
+    A grey PNG with DICOM tags in the JSON file beside it, as BIMCV publishes them, is shown by these: 16 bits like the
+    DICOM image that they come from, 8 bits (windowed by their source) turned over where they say MONOCHROME1.
     EXIF rotation is carried out, transparency is dropped, grey is luma (ITU-R 601-2). NIfTI is shown as a radiologist
     views it, by its affine: the patient's left at the right of the picture, superior (or, in axial images, anterior)
     at the top; in lateral images anterior at the left.
@@ -138,11 +141,17 @@ def _read_pillow(path: Path) -> np.ndarray:
         # Pillow turns white-is-zero TIFFs over itself, except those of 16 bits.
         inverted = file.mode == "I;16" and getattr(file, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = ImageOps.exif_transpose(file)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        values = scale_to_unit(_finite(np.asarray(image), path))
-        return 1 - values if inverted else values
+    deep = image.mode in ("F", "I") or image.mode.startswith("I;16")
     grey = image.mode in ("1", "L", "LA", "La")
-    return np.asarray(image.convert("L" if grey else "RGB"), dtype=np.float32) / 255
+    tags = read_sidecar(path) if file.format == "PNG" and (deep or grey) else None
+    if deep:
+        stored = _finite(np.asarray(image), path)
+        if tags is not None:
+            return grey_picture(stored, tags, path)
+        values = scale_to_unit(stored)
+        return 1 - values if inverted else values
+    values = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.float32) / 255
+    return 1 - values if tags is not None and tags.PhotometricInterpretation == "MONOCHROME1" else values
 
 
 def _read_nifti(path: Path) -> np.ndarray:

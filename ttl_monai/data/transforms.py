@@ -51,6 +51,7 @@ class BatchAugment:
         crop_from: height and width that the images have.
         rotate_degrees: angles are uniform in [-rotate_degrees, rotate_degrees].
         flip: mirror left and right with probability 1/2 (off: the heart is on the left).
+        quarter_turns: turn by 0, 90, 180 or 270 degrees besides, as suits images without an up (square windows only).
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class BatchAugment:
         crop_from: int | Sequence[int] = 256,
         rotate_degrees: float = 10.0,
         flip: bool = False,
+        quarter_turns: bool = False,
     ) -> None:
         self.spatial_size = ensure_tuple_rep(spatial_size, 2)
         self.crop_from = ensure_tuple_rep(crop_from, 2)
@@ -70,8 +72,11 @@ class BatchAugment:
             )
         if not 0 <= rotate_degrees <= 180:
             raise ValueError(f"rotate_degrees must be between 0 and 180, got {rotate_degrees}")
+        if quarter_turns and self.spatial_size[0] != self.spatial_size[1]:
+            raise ValueError(f"quarter_turns need a square spatial_size, got {self.spatial_size}")
         self.rotate_degrees = rotate_degrees
         self.flip = flip
+        self.quarter_turns = quarter_turns
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Augment a batch.
@@ -120,8 +125,8 @@ class BatchAugment:
         masks = None if masks is None else masks.as_subclass(torch.Tensor)
         top, left, angle, mirrored = self._draw(len(images))
         if self.rotate_degrees == 0:
-            cropped = None if masks is None else self._crop(masks, top, left, mirrored)
-            return self._crop(images, top, left, mirrored), cropped
+            cropped = None if masks is None else self._crop(masks, top, left, angle, mirrored)
+            return self._crop(images, top, left, angle, mirrored), cropped
         grid = self._grid(top, left, angle, mirrored, images.device).to(images.dtype)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         if masks is None:
@@ -136,15 +141,26 @@ class BatchAugment:
         room = [full - size for full, size in zip(self.crop_from, self.spatial_size, strict=True)]
         top, left = ((draws[i] * (room[i] + 1)).floor().clamp(max=room[i]) for i in range(2))
         angle = (2 * draws[2] - 1) * math.radians(self.rotate_degrees)
+        if self.quarter_turns:  # of one draw the half of the range mirrors and the eighth of it turns
+            angle = angle + (draws[3] * 8).floor() % 4 * (math.pi / 2)
         return top, left, angle, (draws[3] < 0.5) & self.flip
 
     def _crop(
-        self, images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, mirrored: torch.Tensor
+        self,
+        images: torch.Tensor,
+        top: torch.Tensor,
+        left: torch.Tensor,
+        angle: torch.Tensor,
+        mirrored: torch.Tensor,
     ) -> torch.Tensor:
-        """Without rotation nothing is resampled: the pixels are copied."""
+        """Without rotation but by quarter turns nothing is resampled: the pixels are copied."""
         height, width = self.spatial_size
-        places = zip(images, top.int().tolist(), left.int().tolist(), mirrored.tolist(), strict=True)
-        windows = ((image[:, y : y + height, x : x + width], m) for image, y, x, m in places)
+        turns = (angle / (math.pi / 2)).round().int()
+        moves = (each.tolist() for each in (top.int(), left.int(), turns, mirrored))
+        windows = [
+            (image[:, y : y + height, x : x + width].rot90(k, (-2, -1)), m)
+            for image, y, x, k, m in zip(images, *moves, strict=True)
+        ]
         return torch.stack([window.flip(-1) if m else window for window, m in windows])
 
     def _grid(

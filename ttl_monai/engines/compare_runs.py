@@ -92,7 +92,7 @@ def run_data(
                 f"{Path(run_dir).name} was trained on images that its bundle made, and it lies in no bundle: pass "
                 "--dataset_dir and --datalist."
             )
-        demo = str(bundles[0] / "data" / "demo")
+        demo = str(bundles[0] / "data" / config["make_demo"])
     return open_data(None, None, demo, load_spec(run_dir), make=config["make_demo"])
 
 

@@ -24,7 +24,7 @@ def model_spec() -> dict[str, Any]:
 
     Returns:
         The resolved network definition, evaluation preprocessing and data set (but for its items and the folder of its
-        cache), task, class names, how rows are pooled, how volumes are cut into slices,
+        cache), task, class names, what makes the demo's data, how rows are pooled, how volumes are cut into slices,
         and which bits of masks mark structures that overlap.
     """
     workflow = find_workflow()
@@ -33,7 +33,7 @@ def model_spec() -> dict[str, Any]:
     dataset = literal(workflow, "validate#dataset", left_open={"data": "", "cache_dir": "@cache_dir"})
     del dataset["data"]
     data = workflow.parser.get_parsed_content("data")
-    of_some = ("pooling", "axis", "mask_bits")  # ids that not every bundle has
+    of_some = ("make_demo", "pooling", "axis", "mask_bits")  # ids that not every bundle has
     return {
         **spec,
         "dataset": dataset,

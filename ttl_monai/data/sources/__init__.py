@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("csv", "folder", "masks", "msd", "penet", "rsna_pe")
+SOURCES = (
+    *("bimcv", "chexpert", "csv", "folder", "ham10000", "masks"),
+    *("medmnist", "midog", "msd", "penet", "rsna_pe"),
+)
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".nii", ".nii.gz")
@@ -32,6 +37,42 @@ def warn_of_patients(count: int, what: str = "files", remedy: str = TELL_PATIENT
         what,
         remedy,
     )
+
+
+def source_folder(arguments: argparse.Namespace, holds: str) -> Path:
+    """The absolute path of the folder that a source was given.
+
+    Args:
+        arguments: the parsed options, with `folder` and the absolute `dataset_dir`.
+        holds: what lies in the folder, in words.
+
+    Raises:
+        ValueError: it is not in the data set's folder.
+    """
+    folder: Path = arguments.folder.absolute()
+    if not folder.is_relative_to(arguments.dataset_dir):
+        raise ValueError(f"the folder with {holds} must lie in --dataset-dir")
+    return folder
+
+
+def tell_origin(arguments: argparse.Namespace, *, source: str, licence: str = "") -> None:
+    """Say in the datalist where the images come from and under which licence, where the user did not."""
+    for option, text in (("source", source), ("licence", licence)):
+        if not getattr(arguments, option, None):
+            setattr(arguments, option, text)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; one that has this content already is left alone, so that it stays in caches."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def add_patient_regex(parser: argparse.ArgumentParser, where: str) -> None:

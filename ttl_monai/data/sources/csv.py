@@ -22,7 +22,7 @@ EXAMPLE = (
     "ttl datalist csv DATA/labels.csv --image file --image-dir images --patient subject "
     "--label pneumonia --class-names normal pneumonia"
 )
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = ",;\t|"
 Row = tuple[int, list[str]]
 
 
@@ -80,7 +80,12 @@ def read(arguments: argparse.Namespace) -> Table:
     find_patient = patient_finder(arguments.patient_regex)
     targets = arguments.label or [arguments.mask]
     last = [arguments.slices] if arguments.slices else []
-    rows = _read_rows(arguments, [arguments.image, arguments.patient or arguments.image, *targets, *last])
+    rows = read_rows(
+        arguments.table,
+        [arguments.image, arguments.patient or arguments.image, *targets, *last],
+        separators=arguments.separator or SEPARATORS,
+        encoding=arguments.encoding,
+    )
     labels, task, class_names, expected = _read_labels(rows, arguments)
     if arguments.slices and task != "binary":
         raise ValueError(f"--slices needs two classes, negative and positive, but the task is {task}")
@@ -122,7 +127,10 @@ def _path(cell: str, folder: str, suffix: str, dataset_dir: Path) -> str | None:
 
 
 def _read_text(path: Path, encoding: str) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"there is no {path.name} in {path.parent}") from None
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif content.startswith(codecs.BOM_UTF8):
@@ -136,10 +144,24 @@ def _read_text(path: Path, encoding: str) -> str:
         raise ValueError(f"the table {path.name} is not {encoding}; try --encoding cp1252 or latin-1") from None
 
 
-def _read_rows(arguments: argparse.Namespace, columns: list[str]) -> list[Row]:
-    """The cells of `columns`, stripped, of every row that is not blank."""
-    name, text = arguments.table.name, _read_text(arguments.table, arguments.encoding)
-    separators = [arguments.separator] if arguments.separator else SEPARATORS
+def read_rows(
+    path: Path, columns: Sequence[str], *, separators: str = SEPARATORS, encoding: str = "utf-8"
+) -> list[Row]:
+    """The cells of some columns, stripped, of every row of a table that is not blank.
+
+    Args:
+        path: the table, its first row the names of the columns.
+        columns: their names.
+        separators: what may stand between the cells; the one that yields most of the columns is taken.
+        encoding: of the text, unless it says itself that it is UTF-16 or UTF-8.
+
+    Returns:
+        For each row its number, as a spreadsheet counts (the header is row 1), and its cells in the order of `columns`.
+
+    Raises:
+        ValueError: no such file, another encoding, a column that is missing or repeated, or rows that lack cells.
+    """
+    name, text = path.name, _read_text(path, encoding)
     headers = {s: [cell.strip() for cell in next(_cells(text, s), [])] for s in separators}
     separator = max(headers, key=lambda s: len(set(columns) & set(headers[s])))
     header = headers[separator]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ttl_monai.data.dicom_folders import fold_series
 from ttl_monai.data.records import Record, Table
-from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, warn_of_patients
+from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, source_folder, warn_of_patients
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,7 @@ def read(arguments: argparse.Namespace) -> Table:
         ValueError: no class folders, folders that are no classes, no image in one, or the slices of a scan in it
             without a folder of their own.
     """
-    folder = arguments.folder.absolute()
-    if not folder.is_relative_to(arguments.dataset_dir):
-        raise ValueError("the folder of images must lie in --dataset-dir")
+    folder = source_folder(arguments, "images")
     class_names = _class_names(folder, arguments.class_names)
     find_patient = patient_finder(arguments.patient_regex)
     suffixes = tuple(suffix.lower() for suffix in arguments.suffix)

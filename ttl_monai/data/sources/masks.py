@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from ttl_monai.data.records import Record, Table, name_rows, raise_problems
-from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, warn_of_patients
+from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, source_folder, warn_of_patients
 
 HELP = "a folder of images and one of masks, paired by name"
 EXAMPLE = r"ttl datalist masks DATA/xrays --patient-regex '([^/]+)_\d+\.png' --class-names background lung"
@@ -47,9 +47,7 @@ def read(arguments: argparse.Namespace) -> Table:
     Raises:
         ValueError: no such folder, no image, an image without a mask or with several, or a mask without an image.
     """
-    folder = arguments.folder.absolute()
-    if not folder.is_relative_to(arguments.dataset_dir):
-        raise ValueError("the folder of images and masks must lie in --dataset-dir")
+    folder = source_folder(arguments, "images and masks")
     images, masks = (_files(folder / each) for each in (arguments.images, arguments.masks))
     by_name: dict[str, list[Path]] = defaultdict(list)
     unnamed = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttl_monai.data.records import Record, Table, name_rows, relative_path
-from ttl_monai.data.sources import add_patient_regex, patient_finder
+from ttl_monai.data.sources import add_patient_regex, patient_finder, source_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ def read(arguments: argparse.Namespace) -> Table:
     Raises:
         ValueError: no such file, classes that are not 0, 1, ..., or cases without the paths of image and mask.
     """
-    folder = arguments.folder.absolute()
-    if not folder.is_relative_to(arguments.dataset_dir):
-        raise ValueError("the folder with dataset.json must lie in --dataset-dir")
+    folder = source_folder(arguments, "dataset.json")
     content = _read_json(folder / "dataset.json")
     class_names = _class_names(content.get("labels"))
     find_patient = patient_finder(arguments.patient_regex)

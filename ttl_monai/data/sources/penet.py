@@ -12,7 +12,7 @@ from typing import Any
 
 from ttl_monai.data.hdf5 import SLICE_MM, dataset_length
 from ttl_monai.data.records import Record, Table, name_rows, raise_problems
-from ttl_monai.data.sources import warn_of_patients
+from ttl_monai.data.sources import source_folder, tell_origin, warn_of_patients
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,7 @@ def read(arguments: argparse.Namespace) -> Table:
         ValueError: files that are missing, a pickle that asks for more than that class, or entries that do not fit
             themselves or the HDF5 file, by row.
     """
-    folder = arguments.folder.absolute()
-    if not folder.is_relative_to(arguments.dataset_dir):
-        raise ValueError(f"the folder with {VOLUMES} must lie in --dataset-dir")
+    folder = source_folder(arguments, VOLUMES)
     if lacking := [name for name in (VOLUMES, INDEX) if not (folder / name).is_file()]:
         raise ValueError(f"there is no {' and no '.join(lacking)} in {folder}")
     studies = _check(_read_index(folder / INDEX), folder / VOLUMES)
@@ -120,8 +118,7 @@ def read(arguments: argparse.Namespace) -> Table:
         raise ValueError(f"{INDEX} says no phase for some series: {rows}; split all of them anew with --resplit")
     published = not arguments.resplit and None not in phases
     warn_of_patients(len(kept), "series", "PENet's data do not tell patients")
-    if not getattr(arguments, "source", None):
-        arguments.source = "PENet, Huang et al., npj Digital Medicine 3:61, 2020"
+    tell_origin(arguments, source="PENet, Huang et al., npj Digital Medicine 3:61, 2020")
     return Table(
         "binary",
         ["negative", "positive"],

@@ -18,7 +18,7 @@ from ttl_monai.data.dicom_choice import SeriesRules
 from ttl_monai.data.dicom_file import open_header
 from ttl_monai.data.dicom_series import find_series
 from ttl_monai.data.records import Record, Table, name_rows, raise_problems
-from ttl_monai.data.sources import warn_of_patients
+from ttl_monai.data.sources import source_folder, tell_origin, warn_of_patients
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +105,7 @@ def read(arguments: argparse.Namespace) -> Table:
     Raises:
         ValueError: no such table, one without labels, or rows that contradict each other or the files, by row.
     """
-    folder = arguments.folder.absolute()
-    if not folder.is_relative_to(arguments.dataset_dir):
-        raise ValueError(f"the folder with {TABLE} must lie in --dataset-dir")
+    folder = source_folder(arguments, TABLE)
     everything = _read_table(folder / TABLE)
     _check_labels(everything)
     unclear = sum(each.indeterminate for each in everything)
@@ -123,8 +121,7 @@ def read(arguments: argparse.Namespace) -> Table:
     sound = _leave_out_refused(series, judged, allowed=arguments.leave_out_refused)
     if unknown := sum(not found.patient for _, found in sound):
         warn_of_patients(unknown, "series without PatientID", "the table does not tell patients")
-    if not getattr(arguments, "source", None):
-        arguments.source = "RSNA-STR Pulmonary Embolism CT (RSPECT) Dataset, doi 10.1148/ryai.2021200254"
+    tell_origin(arguments, source="RSNA-STR Pulmonary Embolism CT (RSPECT) Dataset, doi 10.1148/ryai.2021200254")
     below = folder.relative_to(arguments.dataset_dir)
     records = [
         Record(each.row, (below / each.folder).as_posix(), int(each.positive), found.patient or each.study)

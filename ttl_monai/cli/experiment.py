@@ -57,7 +57,8 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument("--backbones", nargs="+", metavar="NAME[:CUT]", help="networks to compare, as resnet50:layer3")
     what.add_argument(
         "--set",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="ID=VALUE",
         help="a value of the experiment's config (experiments/NAME.json), or else of the bundle's train.json, as "
@@ -134,12 +135,12 @@ def command_line(arguments: argparse.Namespace) -> str:
             continue
         if name == "set":
             values = [each for each in value if not each.partition("=")[0].endswith("_dir")]
-            words += [word for each in values for word in ("--set", shlex.quote(each))]
+            words += ["--set", *map(shlex.quote, values)] if values else []
             continue
         words.append(f"--{name}")
         if value is not True:
             values = value if isinstance(value, list) else [value]
-            words += [shlex.quote(each) for each in (_places(name, values) if name in _PATHS else map(str, values))]
+            words += _places(name, values) if name in _PATHS else [shlex.quote(str(each)) for each in values]
     return " ".join([*words, "--out", "OUT"])
 
 
@@ -148,7 +149,11 @@ def _places(name: str, paths: list[Path]) -> list[str]:
     folders = {"dataset_dir": "DATA", "bundle": "bundles", "datalist": "LISTS"}
     if name == "datalist" and all(path.resolve().parent == EXPERIMENTS.parent / "datalists" for path in paths):
         folders["datalist"] = "datalists"
-    return [f"{folders[name]}/{path.resolve().name}" for path in paths]
+    names = [path.resolve().name for path in paths]
+    stems = {path.stem.rstrip("0123456789") for path in paths}
+    if len(names) > 1 and len(stems) == 1:  # as a shell pattern, and as a record reads best
+        return [f"{folders[name]}/{stems.pop()}*.json"]
+    return [shlex.quote(f"{folders[name]}/{each}") for each in names]
 
 
 def _plain(value: Any) -> Any:

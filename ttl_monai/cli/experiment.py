@@ -11,8 +11,11 @@ from typing import Any
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 # Options by the id of the experiments' configs that they set.
-_OPTIONS = ("bundle", "dataset_dir", "datalist", "seeds", "resplit", "overlays", "rows", "backbones", "only", "set")
-_PATHS = ("bundle", "dataset_dir", "datalist")
+_OPTIONS = (
+    *("dataset_dir", "datalist", "seeds", "resplit", "source_dir", "sources", "search", "bundle", "overlays"),
+    *("rows", "backbones", "only", "set"),
+)
+_PATHS = ("bundle", "dataset_dir", "datalist", "source_dir", "search")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -47,6 +50,21 @@ def add_parser(subparsers: Any) -> None:
         default=None,
         help="draw a new split by patient (64/16/20 %%) of the one datalist for each seed, as the paper does",
     )
+    data.add_argument(
+        "--source_dir", "--source-dir", type=Path, metavar="DIR", help="interdomain: folder of the source's images"
+    )
+    data.add_argument(
+        "--sources",
+        nargs="+",
+        metavar="NAME=FILE",
+        help="interdomain: datalists of the source, as full=chexpert_split0.json; a path below --source_dir or any other",
+    )
+    data.add_argument(
+        "--search",
+        type=Path,
+        metavar="DIR",
+        help="pooling: take the pooled trainings, data and settings of this search, instead of data",
+    )
     what = parser.add_argument_group("what")
     what.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the bundle, as bundles/covid_ttl")
     what.add_argument("--overlays", nargs="+", metavar="FILE", help="overlays of its train.json, by file name")
@@ -54,7 +72,9 @@ def add_parser(subparsers: Any) -> None:
         "--rows", nargs="+", metavar="STRATEGY[:CUT]", help="rows of the table, as FTL TTL:layer3; CUT may be the "
         "strategy_ttl.json that `ttl search` has left"
     )  # fmt: skip
-    what.add_argument("--backbones", nargs="+", metavar="NAME[:CUT]", help="networks to compare, as resnet50:layer3")
+    what.add_argument(
+        "--backbones", nargs="+", metavar="NAME[=CUT]", help="architectures: networks to compare, as resnet50=layer3"
+    )
     what.add_argument(
         "--set",
         action="extend",
@@ -108,7 +128,8 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     Raises:
         ValueError: neither data nor --demo, both, or an option that the experiment does not have.
     """
-    if "dataset_dir" in config and arguments.demo == (arguments.dataset_dir is not None):
+    places = [arguments.demo, arguments.dataset_dir is not None, arguments.search is not None]
+    if "dataset_dir" in config and sum(places) != 1:
         raise ValueError("pass either --demo, for made data, or --dataset_dir and --datalist")
     own, training = [], []
     for text in arguments.set:
@@ -138,7 +159,11 @@ def command_line(arguments: argparse.Namespace) -> str:
             words += ["--set", *map(shlex.quote, values)] if values else []
             continue
         words.append(f"--{name}")
-        if value is not True:
+        if name == "sources":  # a path of this machine may follow the name
+            words += [
+                shlex.quote(f"{text.partition('=')[0]}=LISTS/{Path(text.partition('=')[2]).name}") for text in value
+            ]
+        elif value is not True:
             values = value if isinstance(value, list) else [value]
             words += _places(name, values) if name in _PATHS else [shlex.quote(str(each)) for each in values]
     return " ".join([*words, "--out", "OUT"])
@@ -146,7 +171,7 @@ def command_line(arguments: argparse.Namespace) -> str:
 
 def _places(name: str, paths: list[Path]) -> list[str]:
     """Paths without folders of this machine."""
-    folders = {"dataset_dir": "DATA", "bundle": "bundles", "datalist": "LISTS"}
+    folders = {"dataset_dir": "DATA", "bundle": "bundles", "datalist": "LISTS", "source_dir": "DATA", "search": "OUT"}
     if name == "datalist" and all(path.resolve().parent == EXPERIMENTS.parent / "datalists" for path in paths):
         folders["datalist"] = "datalists"
     names = [path.resolve().name for path in paths]

@@ -28,8 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--results",
         type=Path,
         metavar="FILE",
-        help="first take the tables of this results.json of an experiment into BUNDLE/docs/results.json; one of the same "
-        "data set and network is replaced",
+        help="first take the tables of this results.json of an experiment into BUNDLE/docs/results.json; one of the "
+        "same data set and network is replaced",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the README is stale")
     parser.set_defaults(run=run)

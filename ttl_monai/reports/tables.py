@@ -232,6 +232,7 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about
         f"Dataset: {results['dataset']}. Backbone: `{results['backbone']}`, weights: `{results['weights']}`, "
         f"{pixels}, at most {results['max_epochs']} epochs. Test set, {spread}. {about} Latency: "
         f"one image on the CPU{threads}. {noise}",
+        *(line for note in results.get("notes", ()) for line in ("", note)),
         "",
         f"Repeat it: `{results['command']}`",
     ]

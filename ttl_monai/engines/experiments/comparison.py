@@ -122,13 +122,18 @@ class Comparison:
         check_plan(plan)
         return plan
 
-    def work(self, plan: Plan) -> None:
+    def work(self, plan: Plan, *, whole: bool = False) -> None:
         """Do the cells of a plan that are not done, with a line on each: what it is, and how many are left.
 
         Args:
             plan: the plan.
+            whole: do all of them, also where only some rows were asked for, which need them.
         """
-        rows = plan.rows if self.only is None else [row for row in plan.rows if {*_words(plan, row)} & {*self.only}]
+        rows = (
+            plan.rows
+            if self.only is None or whole
+            else [row for row in plan.rows if {*_words(plan, row)} & {*self.only}]
+        )
         cells = [(row, number) for number in range(len(plan.repeats)) for row in rows]
         waiting = [each for each in cells if not is_done(plan, *each)]
         label = f"{plan.name}: " if plan.name else ""
@@ -194,10 +199,9 @@ def check_plan(plan: Plan) -> None:
         ValueError: what a training would refuse.
     """
     for repeat in plan.repeats:
-        for path in {repeat.datalist, repeat.test or repeat.datalist}:
-            Datalist.load(path, plan.dataset_dir).section(
-                "test" if path == repeat.test or not repeat.test else "training"
-            )
+        sections = {repeat.datalist: "training", **({repeat.test or repeat.datalist: "test"} if plan.evaluated else {})}
+        for path, section in sections.items():
+            Datalist.load(path, plan.dataset_dir).section(section)
     network = build_whole(plan)
     points = points_of(network)
     for row in plan.rows:

@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
         "--sources",
         nargs="+",
         metavar="NAME=FILE",
-        help="interdomain: datalists of the source, as full=chexpert_split0.json; a path below --source_dir or any other",
+        help="interdomain: datalists of the source, as full=chexpert_split0.json, below --source_dir or elsewhere",
     )
     data.add_argument(
         "--search",

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 import ttl_monai
-from ttl_monai.reports.page.blocks import Figure, Section, Table
+from ttl_monai.reports.page.blocks import Figure, Gallery, Section, Table
 from ttl_monai.reports.page.curves import calibration_section, curves_section
 from ttl_monai.reports.page.decisions import confusion_section, operating_section, wrong_section
 from ttl_monai.reports.page.inputs import Inputs, read_inputs
@@ -109,6 +109,7 @@ def _render(title: str, sections: Sequence[Section], inputs: Inputs) -> str:
     place = files("ttl_monai.reports.page")
     environment.filters["svg"] = _drawing
     environment.tests["table"] = lambda block: isinstance(block, Table)
+    environment.tests["gallery"] = lambda block: isinstance(block, Gallery)
     environment.tests["figure"] = lambda block: isinstance(block, Figure)
     template = environment.from_string(place.joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
@@ -137,9 +138,8 @@ def _title(inputs: Inputs) -> str:
 def _write_pictures(sections: Sequence[Section], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
-        for block in section.blocks:
-            if isinstance(block, Figure):
-                (folder / f"{block.name}.png").write_bytes(block.png())
+        for figure in section.figures():
+            (folder / f"{figure.name}.png").write_bytes(figure.png())
 
 
 def _write_csv(sections: Sequence[Section], folder: Path) -> None:

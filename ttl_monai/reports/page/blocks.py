@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
@@ -66,6 +66,7 @@ class Figure:
         source: the drawing, or the file.
         caption: under it.
         wide: it needs the whole width; on a phone it scrolls.
+        plain: it keeps its own colours on white, as a map of colours that mean something.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Figure:
     source: Drawing | Path
     caption: str = ""
     wide: bool = False
+    plain: bool = False
 
     @property
     def svg(self) -> str | None:
@@ -112,6 +114,16 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Pictures of equal rank, several in a row."""
+
+    figures: Sequence[Figure]
+
+
+Block: TypeAlias = str | Table | Figure | Gallery
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page.
 
@@ -124,8 +136,13 @@ class Section:
 
     name: str
     title: str
-    blocks: Sequence[str | Table | Figure] = ()
+    blocks: Sequence[Block] = ()
     missing: Sequence[str] = field(default=())
+
+    def figures(self) -> Iterator[Figure]:
+        """Its figures, those of galleries too."""
+        for block in self.blocks:
+            yield from block.figures if isinstance(block, Gallery) else [block] if isinstance(block, Figure) else []
 
     def tables(self) -> Iterator[tuple[str, Table]]:
         """Its tables, each with the name of its file."""

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from ttl_monai.analysis import curve_bands, reliability
 from ttl_monai.reports.figures import PALETTE
-from ttl_monai.reports.page.blocks import Figure, Section, Table, fixed
+from ttl_monai.reports.page.blocks import Block, Figure, Section, Table, fixed
 from ttl_monai.reports.page.inputs import Inputs, Predictions, Run
 from ttl_monai.reports.page.svg import legend_below, new_figure
 
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
 def curves_section(inputs: Inputs) -> Section:
     """ROC and precision-recall curves of the test section: the runs of a binary task together, others by class."""
     groups = list(_groups(inputs.runs))
-    blocks: list[str | Table | Figure] = []
+    blocks: list[Block] = []
     for number, (title, curves) in enumerate(groups):
         blocks += _roc_pr(f"{number}", title, curves)
     unknown = [run.title for run in inputs.runs if not run.labels_known]

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from ttl_monai.analysis import operating_intervals, threshold_at_sensitivity
-from ttl_monai.reports.page.blocks import Section, Table, fixed, interval
+from ttl_monai.reports.page.blocks import Block, Section, Table, fixed, interval
 from ttl_monai.reports.page.inputs import Inputs, Run, shown_key
 
 MOST_WRONG = 10
@@ -22,7 +22,7 @@ def operating_section(inputs: Inputs, sensitivities: Sequence[float], prevalence
         sensitivities: wanted on validation.
         prevalence: for the predictive values; None takes the share of positives in each test section.
     """
-    rows, missing, shares = [], [], []
+    rows, missing, shares, unscored = [], [], [], []
     for run in inputs.runs:
         found = run.test
         if found is None or found.task != "binary":
@@ -34,10 +34,7 @@ def operating_section(inputs: Inputs, sensitivities: Sequence[float], prevalence
         shares.append(positives)
         points = [("Youden", run.spec["threshold"])] if run.spec.get("threshold") is not None else []
         if run.validation is None:
-            missing.append(
-                f"{run.title} has no validation scores, from which thresholds for a wanted sensitivity are chosen: "
-                "evaluate it once more with --section validation."
-            )
+            unscored.append(run.title)
         else:
             truth, scores = run.validation.labels, run.validation.scores
             points += [(f"≥ {each:.0%}", threshold_at_sensitivity(truth, scores, each)) for each in sensitivities]
@@ -47,10 +44,15 @@ def operating_section(inputs: Inputs, sensitivities: Sequence[float], prevalence
             )
             shown = [interval(values[name], spread.intervals[name], 2) for name in values]
             rows.append([run.title, wanted, fixed(threshold), *shown])
+    if unscored:
+        missing.append(
+            f"No validation scores, from which thresholds for a wanted sensitivity are chosen: {', '.join(unscored)}. "
+            "Evaluate once more with --section validation."
+        )
     if not rows:
         return Section("operating", "Operating points", missing=missing)
     heads = ["run", "wanted sensitivity", "threshold", "sensitivity", "specificity", "PPV", "NPV"]
-    at = f"{prevalence:.1%}, as given" if prevalence else f"the test section's, {_range(shares)}"
+    at = f"{prevalence:.1%} (given)" if prevalence else f"{_range(shares)}, that of the test section"
     notes = [
         "Thresholds were chosen on the validation section (Youden: highest sensitivity + specificity; else the highest "
         "threshold of the wanted sensitivity) and applied to the test section. In brackets: 95 % intervals, bootstrap "
@@ -66,7 +68,7 @@ def operating_section(inputs: Inputs, sensitivities: Sequence[float], prevalence
 
 def confusion_section(inputs: Inputs) -> Section:
     """Confusion matrices at the run's own threshold, else of the most probable class."""
-    blocks = []
+    blocks: list[Block] = []
     for run in inputs.runs:
         found = run.test
         if found is None or found.task == "multi-label":
@@ -86,7 +88,7 @@ def confusion_section(inputs: Inputs) -> Section:
 
 def wrong_section(inputs: Inputs) -> Section:
     """The images whose own class got the lowest probability."""
-    blocks = []
+    blocks: list[Block] = []
     for run in inputs.runs:
         found = run.test
         if found is None or found.task == "multi-label":
@@ -109,9 +111,12 @@ def wrong_section(inputs: Inputs) -> Section:
             blocks.append(f"{run.title}: no image of the test section was called wrongly.")
             continue
         caption = f"{run.title}: {count} of {len(labels)} images were called wrongly"
-        heads = ["image", "reference", "called", "probability of the reference"]
+        heads = ["image", "reference", "called", "its probability"]
         blocks.append(Table(caption, heads, rows, text=3))
-    note = ["Images are named by the first digits of their pseudonym, or by their row in the run's predictions.csv."]
+    note = [
+        "Images are named by the first digits of their pseudonym, or by their row in the run's predictions.csv. Its "
+        "probability: what the network gave the reference's class."
+    ]
     return Section("wrong", "Most wrong cases", [*note, *blocks] if blocks else [])
 
 

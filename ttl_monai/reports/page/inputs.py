@@ -99,6 +99,17 @@ class Run:
         network = self.spec["network_def"]
         return next((network[key] for key in ("truncate_at", "slim_after", "freeze_up_to") if network.get(key)), None)
 
+    @property
+    def network(self) -> str:
+        """The name of its backbone."""
+        network = self.spec["network_def"]
+        return str(network.get("backbone") or network.get("encoder") or network["_target_"].rpartition(".")[2])
+
+    @property
+    def data(self) -> str:
+        """The name of its data."""
+        return str((self.record.get("data") or {}).get("name") or "these data")
+
     @cached_property
     def metrics(self) -> Mapping[str, Any]:
         """`test/metrics.json`; empty where it was not evaluated."""
@@ -207,6 +218,14 @@ def read_inputs(folders: Sequence[str | Path]) -> Inputs:
     return found
 
 
+def comparable(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in groups of the same data, task and backbone, which may stand in one table."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.data, run.spec["task"], run.network), []).append(run)
+    return list(groups.values())
+
+
 def shown_key(image: str, row: int) -> str:
     """What to call an image in a page: a pseudonym by its first digits, anything else by its row in the table.
 
@@ -283,11 +302,12 @@ def _place(each: Run | Path) -> Path:
 
 
 def _named(runs: Sequence[Run]) -> list[Run]:
-    """The runs with titles: strategy and cut, then the seed, then a number, as far as it takes to tell them apart."""
+    """The runs with titles: strategy and cut, then network, seed, a number, as far as it takes to tell them apart."""
     titles = [" ".join(filter(None, (run.record["strategy"], run.cut))) for run in runs]
-    seeds = [f"{title}, seed {run.record['seed']}" for title, run in zip(titles, runs, strict=True)]
-    if len(set(seeds)) > len(set(titles)):
-        titles = [seed if titles.count(title) > 1 else title for title, seed in zip(titles, seeds, strict=True)]
+    for more in ([f", {run.network}" for run in runs], [f", seed {run.record['seed']}" for run in runs]):
+        longer = [title + end for title, end in zip(titles, more, strict=True)]
+        if len(set(longer)) > len(set(titles)):
+            titles = [long if titles.count(title) > 1 else title for title, long in zip(titles, longer, strict=True)]
     named = []
     for number, (title, run) in enumerate(zip(titles, runs, strict=True)):
         again = f" ({titles[: number + 1].count(title)})" if titles.count(title) > 1 else ""

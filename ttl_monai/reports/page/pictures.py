@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ttl_monai.reports.figures import PALETTE
-from ttl_monai.reports.page.blocks import NONE, Figure, Section, Table, fixed, interval
+from ttl_monai.reports.page.blocks import NONE, Block, Figure, Gallery, Section, Table, fixed, interval
 from ttl_monai.reports.page.inputs import Inputs, Run, shown_key
 from ttl_monai.reports.page.svg import new_figure
 
@@ -27,7 +28,7 @@ def gallery_section(inputs: Inputs) -> Section:
     more = len(inputs.pictures) - len(figures)
     said = [f"{more} more pictures lie in the folders of the runs."] if more > 0 else []
     lacking = ["No Grad-CAM picture was found: predict with --gradcam True, and name that folder as well."]
-    return Section("gallery", "Grad-CAM", [*figures, *said], [] if figures else lacking)
+    return Section("gallery", "Grad-CAM", [Gallery(figures), *said] if figures else [], [] if figures else lacking)
 
 
 def figures_section(inputs: Inputs) -> Section:
@@ -44,7 +45,7 @@ def figures_section(inputs: Inputs) -> Section:
 def segmentation_section(inputs: Inputs) -> Section:
     """Dice and Jaccard of each structure, and the images with the lowest Dice."""
     runs = [run for run in inputs.runs if run.masks is not None]
-    blocks: list[str | Table | Figure] = [] if not runs else [_overlap_table(runs)]
+    blocks: list[Block] = [] if not runs else [_overlap_table(runs)]
     for number, run in enumerate(runs):
         blocks += [_distribution(f"overlap{number}", run), *_worst(number, run)]
     return Section("segmentation", "Segmentation", blocks)
@@ -101,12 +102,17 @@ def _distribution(name: str, run: Run) -> Figure:
         axes.plot([], [], color=color, linewidth=3, label=what.capitalize())
         said += [f"{what} of {found.structures[k]} median {np.median(columns[k]):.3f}" for k in places]
     axes.set_yticks(range(len(found.structures)), found.structures)
-    axes.set(xlim=(-0.02, 1.02), ylim=(len(found.structures) - 0.4, -0.6), xlabel="overlap of an image")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9, frameon=False)
+    low = min(float(np.nanmin(found.scores[what])) for what in ("dice", "jaccard"))
+    axes.set(
+        xlim=(math.floor(10 * low - 0.2) / 10, 1.02),
+        ylim=(len(found.structures) - 0.4, -0.6),
+        xlabel="overlap of an image",
+    )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=10, frameon=False)
     return Figure(name, f"{run.title}: overlap by structure", f"Boxes: {'; '.join(said)}.", figure)
 
 
-def _worst(number: int, run: Run) -> list[str | Table | Figure]:
+def _worst(number: int, run: Run) -> list[Block]:
     """The images of lowest mean Dice, with the pictures that the evaluation has drawn of them."""
     found: Any = run.masks
     with np.errstate(invalid="ignore"):
@@ -114,10 +120,12 @@ def _worst(number: int, run: Run) -> list[str | Table | Figure]:
         mean = np.where(known, found.scores["dice"], 0).sum(axis=1) / known.sum(axis=1)
     order = [int(row) for row in np.argsort(mean, kind="stable") if np.isfinite(mean[row])][:WORST]
     rows = [[shown_key(found.images[row], row), fixed(float(mean[row]))] for row in order]
-    blocks: list[str | Table | Figure] = [Table(f"{run.title}: lowest Dice", ["image", "mean Dice"], rows)]
+    blocks: list[Block] = [Table(f"{run.title}: lowest Dice", ["image", "mean Dice"], rows)]
+    figures = []
     for place, (row, words) in enumerate(zip(order, rows, strict=True)):
         path = run.evaluated / "test" / "masks" / f"{found.images[row]}_mask.png"
         if path.is_file():
             alt = f"The image, the predicted masks with solid and the reference with dashed outlines; Dice {words[1]}"
-            blocks.append(Figure(f"mask{number}-{place}", f"{words[0]}: Dice {words[1]}", alt, path))
+            figures.append(Figure(f"mask{number}-{place}", f"{words[0]}: Dice {words[1]}", alt, path))
+    blocks += [Gallery(figures)] if figures else []
     return blocks

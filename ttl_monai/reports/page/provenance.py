@@ -19,7 +19,7 @@ def data_section(inputs: Inputs) -> Section:
     tables, seen = [], set()
     for run in inputs.runs:
         data = run.record.get("data") or {}
-        if not data.get("counts") or data.get("sha256") in seen:
+        if not any((data.get("counts") or {}).values()) or data.get("sha256") in seen:
             continue
         seen.add(data.get("sha256"))
         tables.append(_counts(run, data))
@@ -55,11 +55,10 @@ def without_places(text: str) -> str:
 def _run_line(run: Run) -> list[str]:
     network, size = run.spec["network_def"], run.spec["spatial_size"]
     sides = size if isinstance(size, list) else [size, size]
-    name = str(network.get("backbone") or network.get("encoder") or network["_target_"].rpartition(".")[2])
     hashes = [str((run.record.get("data") or {}).get("sha256") or NONE), str(run.spec.get("sha256") or NONE)]
     weights = without_places(str(network.get("weights")))
     return [
-        *(run.title, str(run.record["seed"]), name, weights, "x".join(map(str, sides))),
+        *(run.title, str(run.record["seed"]), run.network, weights, "x".join(map(str, sides))),
         *(str(run.record.get("device", NONE)), *(each[:16] for each in hashes)),
     ]
 
@@ -75,8 +74,12 @@ def _counts(run: Run, data: Mapping[str, Any]) -> Table:
         rows.append([section, *(_count(value) for value in values)])
     tested = run.metrics.get("bootstrap", {}).get("patients")
     notes = [f"The test section that was evaluated has {tested} patients."] if tested else []
-    name = without_places(str(data.get("name", "data")))
-    return Table(f"{name}: images by section and class", ["section", *(classes or ["images"])], rows, notes=notes)
+    return Table(
+        f"{without_places(run.data)}: images by section and class",
+        ["section", *(classes or ["images"])],
+        rows,
+        notes=notes,
+    )
 
 
 def _count(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ttl_monai.analysis import PairedScores, paired_differences
 from ttl_monai.reports.page.blocks import NONE, Section, Table, fixed, interval, numbers, spread
-from ttl_monai.reports.page.inputs import Inputs, Run
+from ttl_monai.reports.page.inputs import Inputs, Run, comparable
 from ttl_monai.reports.search_document import duration, share
 from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, SEGMENTATION, VOLUMES, _order
 
@@ -25,9 +25,10 @@ def strategies_section(inputs: Inputs) -> Section:
         blocks += [_experiment_table(table)] if table["rows"] else []
         blocks += [_differences_table(table["differences"], table["dataset"])] if table.get("differences") else []
     if inputs.runs and not inputs.tables:
-        blocks.append(_runs_table(inputs.runs))
-        differences = run_differences(inputs.runs)
-        blocks += [_differences_table(differences, "the same test images")] if differences else []
+        for group in comparable(inputs.runs):
+            blocks.append(_runs_table(group))
+            differences = run_differences(group)
+            blocks += [_differences_table(differences, "the same test images")] if differences else []
     missing = [] if inputs.runs or inputs.tables else ["No training and no experiment was given: no strategies."]
     return Section("strategies", "Strategies", blocks, missing)
 
@@ -72,7 +73,9 @@ def metric_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def head_of(key: str) -> str:
     """The name of a metric for readers."""
-    return HEAD_OF.get(key, key.removeprefix("test_").replace("val_", "validation ").replace("_", " "))
+    section, _, name = key.partition("_")
+    known = HEAD_OF.get(f"test_{name}", name.replace("_", " "))
+    return f"validation {known}" if section == "val" else known if section == "test" else key.replace("_", " ")
 
 
 def place_of(row: Mapping[str, Any]) -> str:
@@ -89,6 +92,8 @@ def _experiment_table(table: Mapping[str, Any]) -> Table:
     keys = metric_keys(rows)
     if not keys:
         return _plain_table(table)
+    if not any(row.get("published") for row in rows) and "test_auprc" in keys:
+        keys = [key for key in keys if key != "test_auprc_trapezoid"]  # it is for comparison with the paper
     whole = next((row.get("params") for row in rows if row.get("strategy") == "FTL"), None)
     gpu, timed = (any(row.get(key) is not None for row in rows) for key in ("latency_gpu_ms", "seconds"))
     heads = ["strategy", "cut", *map(head_of, keys), COST_HEADS[0], "of FTL", *COST_HEADS[1:]]
@@ -179,7 +184,7 @@ def _runs_table(runs: Sequence[Run]) -> Table:
     patients = {run.metrics["bootstrap"]["patients"] for run in runs if "bootstrap" in run.metrics}
     drawn = f" over {' or '.join(map(str, sorted(patients)))} patients" if patients else ""
     notes = [f"Test section. In brackets: 95 % intervals by the bootstrap{drawn}."] if names else []
-    return Table("Runs", [*heads, "training"], lines, notes=notes)
+    return Table(f"{runs[0].data}: {runs[0].network}", [*heads, "training"], lines, notes=notes)
 
 
 def _differences_table(differences: Sequence[Mapping[str, Any]], where: str) -> Table:

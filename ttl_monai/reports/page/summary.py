@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from ttl_monai.reports.page.blocks import fixed, interval, numbers, spread
-from ttl_monai.reports.page.inputs import Inputs, Run
+from ttl_monai.reports.page.inputs import Inputs, Run, comparable
 from ttl_monai.reports.page.strategies import head_of, metric_keys, place_of, run_differences
-from ttl_monai.reports.search_document import method_name, point_name, share
+from ttl_monai.reports.search_document import method_name, patients, point_name, share
 
 MOST = 4  # sentences
 
@@ -35,7 +35,8 @@ def summarise(inputs: Inputs) -> Summary:
     for table in inputs.tables:
         _of_table(table, found)
     if not inputs.tables:
-        _of_runs(inputs.runs, found)
+        for group in comparable(inputs.runs):
+            _of_runs(group, found)
     for document in inputs.searches:
         _of_search(document, found)
     for document in inputs.similarities:
@@ -92,12 +93,10 @@ def _of_runs(runs: Sequence[Run], found: Summary) -> None:
     value = interval(run.metrics[f"test_{key}"], run.metrics.get(f"test_{key}_interval"))
     head = head_of(f"test_{key}")
     parts += _gap(head, gap, run_b=gap["b"]) if gap is not None and of is not None else [f"{head} {value}"]
-    name = str((run.record.get("data") or {}).get("name") or "these data")
-    found.sentences.append(f"On {name}, {'; '.join(parts)}.")
-    _tiles(found, run.title, head, fixed(run.metrics[f"test_{key}"]), size, of)
+    found.sentences.append(f"On {run.data}, {'; '.join(parts)}.")
     pair = run.metrics.get(f"test_{key}_interval")
-    if pair and found.tiles:
-        found.tiles[0] = (*found.tiles[0][:2], f"{run.title}, 95 % CI {fixed(pair[0])} to {fixed(pair[1])}")
+    between = f", 95 % CI {fixed(pair[0])} to {fixed(pair[1])}" if pair else ""
+    _tiles(found, run.title + between, head, fixed(run.metrics[f"test_{key}"]), size, of)
 
 
 def _of_search(document: Mapping[str, Any], found: Summary) -> None:
@@ -110,7 +109,7 @@ def _of_search(document: Mapping[str, Any], found: Summary) -> None:
         if row["determined"]
     ]
     if picks:
-        found.sentences.append(f"The search on {document['dataset']} picks: {', '.join(picks)}.")
+        found.sentences.append(f"The search on {document['dataset']} ({patients(document)}) picks: {', '.join(picks)}.")
 
 
 def _kept(name: str, row: Mapping[str, Any], whole: Mapping[str, Any] | None) -> list[str]:

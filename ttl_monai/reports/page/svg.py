@@ -16,15 +16,17 @@ from ttl_monai.reports.figures import PALETTE
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 # As many units as a phone's column has pixels, so that the letters are of the page's size there.
-WIDTH_IN = 4.9
+WIDTH_IN = 4.7
+LARGER = 1.45  # at most, on a large screen; and never smaller than this share of it on a small one:
+SMALLER = 0.95
 NAMED = {colour.lower(): number for number, colour in enumerate(PALETTE[:6])}
-STYLE = {
-    "font.size": 10,
+STYLE: Any = {  # of matplotlib
+    "font.size": 11,
     "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "legend.fontsize": 9,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "axes.labelsize": 11,
+    "legend.fontsize": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
 }
 
 
@@ -43,14 +45,14 @@ def new_figure(height: float = 3.6, *, rows: int = 1, **options: Any) -> tuple[F
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color("0.6")
-        axes.tick_params(color="0.6", labelsize=9)
+        axes.tick_params(color="0.6", labelsize=10)
     return figure, every
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 1) -> None:
     """The legend of the axes under them, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=9, frameon=False)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=10, frameon=False)
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
@@ -79,8 +81,10 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         _rename(element.attrib, name, used)
         if "style" in element.attrib:
             element.set("style", _themed(element.attrib["style"]))
+    width = float(root.attrib["viewBox"].split()[2])
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
+    root.set("style", f"max-width: {LARGER * width:.0f}px; --least: {SMALLER * width:.0f}px")
     root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-desc"}
     words = [ElementTree.Element(tag, {"id": f"{name}-{tag}"}) for tag in ("title", "desc")]
     words[0].text, words[1].text = title, description

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from matplotlib.ticker import MaxNLocator
+
 from ttl_monai.reports.figures import PALETTE
-from ttl_monai.reports.page.blocks import NONE, Figure, Section, Table, fixed
-from ttl_monai.reports.page.inputs import Inputs, Run
+from ttl_monai.reports.page.blocks import NONE, Block, Figure, Section, Table, fixed
+from ttl_monai.reports.page.inputs import Inputs, Run, comparable
 from ttl_monai.reports.page.strategies import head_of, place_of
 from ttl_monai.reports.page.svg import legend_below, new_figure
 from ttl_monai.reports.search_document import duration
@@ -18,13 +20,14 @@ TOGETHER = 6
 def training_section(inputs: Inputs) -> Section:
     """Loss and the validation's key metric by epoch."""
     runs = [run for run in inputs.runs if run.record["history"]]
-    blocks: list[str | Table | Figure] = []
-    for first in range(0, len(runs), TOGETHER):
-        some = runs[first : first + TOGETHER]
-        blocks.append(_course(f"loss{first}", some, "train_loss", "training loss"))
-        key = key_metric(some[0])
-        if key:
-            blocks.append(_course(f"score{first}", some, key, head_of(key)))
+    blocks: list[Block] = []
+    for number, group in enumerate(comparable(runs)):
+        for first in range(0, len(group), TOGETHER):
+            some = group[first : first + TOGETHER]
+            blocks.append(_course(f"loss{number}-{first}", some, "train_loss", "training loss"))
+            key = key_metric(some[0])
+            if key:
+                blocks.append(_course(f"score{number}-{first}", some, key, head_of(key)))
     heads = ["run", "status", "epochs", "best epoch", "key metric", "training", "waiting for data"]
     rows = [_summary(run) for run in runs]
     note = "Best epoch: that of the highest key metric on the validation section; its network was evaluated."
@@ -56,6 +59,8 @@ def complexity_section(inputs: Inputs) -> Section:
         for title, backbone, row in rows
     ]
     heads = ["network", "backbone", "params (M)", "MACs (G)", "CPU (ms)", "GPU (ms)"]
+    if not any(row.get("latency_gpu_ms") for *_, row in rows):
+        heads, lines = heads[:-1], [line[:-1] for line in lines]
     note = "MACs by the paper's convention; latency: median of one image, without reading and preprocessing."
     table = Table("What one prediction costs", heads, lines, text=2, notes=[note])
     return Section("complexity", "Complexity and latency", [*bars, table])
@@ -83,9 +88,10 @@ def _course(name: str, runs: Sequence[Run], key: str, title: str) -> Figure:
         axes.plot(epochs, values, color=PALETTE[number], marker=marker, markersize=4, linewidth=2, label=run.title)
         said.append(f"{run.title} from {values[0]:.3f} to {values[-1]:.3f}")
     axes.set(xlabel="epoch", ylabel=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_below(figure, axes, columns=2)
-    return Figure(name, title[0].upper() + title[1:], f"{title} by epoch. {'; '.join(said)}.", figure)
+    heading = f"{title[0].upper() + title[1:]}: {runs[0].data}, {runs[0].network}"
+    return Figure(name, heading, f"{title} by epoch. {'; '.join(said)}.", figure)
 
 
 def _summary(run: Run) -> list[str]:
@@ -107,15 +113,17 @@ def _bars(rows: Sequence[tuple]) -> list[Figure]:
     for key, scale, title, digits in scales:
         some = [(name, backbone, row[key] / scale) for name, backbone, row in rows if row.get(key)]
         known = [(f"{name}, {backbone}" if several else name, value) for name, backbone, value in some]
-        figure, (axes,) = new_figure(0.9 + 0.34 * len(known))
+        figure, (axes,) = new_figure(0.3 + 0.34 * len(known))
         names, values = zip(*known, strict=True)
         places = range(len(known))
         axes.barh(places, values, color=PALETTE[0], height=0.62)
         for place, value in zip(places, values, strict=True):
-            axes.text(value, place, f" {value:.{digits}f}", va="center", fontsize=9)
-        axes.set(xlabel=title, xlim=(0, 1.18 * max(values)), ylim=(len(known) - 0.4, -0.6))
+            axes.text(value, place, f"  {value:.{digits}f}", va="center", fontsize=9)
+        axes.set(xlim=(0, 1.18 * max(values)), ylim=(len(known) - 0.4, -0.6))
         axes.set_yticks(places, names)
-        axes.grid(visible=False, axis="y")
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="x", length=0, labelbottom=False)
         said = "; ".join(f"{name} {value:.{digits}f}" for name, value in known)
         figures.append(Figure(key, title[0].upper() + title[1:], f"Bars: {said}.", figure))
     return figures

@@ -7,22 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from ttl_monai.reports.figures import PALETTE
-from ttl_monai.reports.page.blocks import Figure, Section, Table, numbers
+from ttl_monai.reports.page.blocks import Block, Figure, Section, Table, numbers
 from ttl_monai.reports.page.inputs import Inputs
 from ttl_monai.reports.page.strategies import head_of, metric_keys, place_of
 from ttl_monai.reports.page.svg import legend_below, new_figure
-from ttl_monai.reports.search_document import check_document, one_line, point_name, search_title
+from ttl_monai.reports.search_document import (
+    check_document,
+    done,
+    entry_of,
+    entry_score,
+    one_line,
+    point_name,
+    search_title,
+)
 from ttl_monai.reports.search_figure import draw_search
 from ttl_monai.reports.search_notes import describe
 from ttl_monai.reports.search_tables import methods_cells
 from ttl_monai.reports.similarity import WHOLE, _verdict, draw_matrix, draw_similarity
 
+FEW = 8  # points whose figures need no more than half of the width
+
 
 def truncation_section(inputs: Inputs) -> Section:
     """Searches, and tables of experiments with several cuts of one strategy."""
-    blocks: list[str | Table | Figure] = []
+    blocks: list[Block] = []
     for number, document in enumerate(inputs.searches):
         check_document(document)
         blocks += _search(document, f"search{number}")
@@ -36,8 +47,8 @@ def truncation_section(inputs: Inputs) -> Section:
 
 
 def similarity_section(inputs: Inputs) -> Section:
-    """The SVCCA coefficients of `ttl svcca` with those of random features."""
-    blocks: list[str | Table | Figure] = []
+    """The SVCCA coefficients of ttl svcca with those of random features."""
+    blocks: list[Block] = []
     for number, document in enumerate(inputs.similarities):
         names = " and ".join(map(str, document["runs"]))
         blocks.append(_verdict(document))
@@ -49,7 +60,7 @@ def similarity_section(inputs: Inputs) -> Section:
                 draw_similarity(document),
                 "Boxes: quartiles; whiskers: the whole range. Below: overlap of the two distributions, its range with "
                 "each group of patients left out as a bar.",
-                wide=True,
+                wide=len(document["points"]) > FEW,
             )
         )
         if document.get("matrix"):
@@ -61,15 +72,16 @@ def similarity_section(inputs: Inputs) -> Section:
                     "its diagonal is in the table.",
                     draw_matrix(document),
                     "0: as random features, 1: equal.",
-                    wide=True,
+                    wide=len(document["points"]) > FEW,
+                    plain=True,
                 )
             )
         blocks.append(_similarity_table(document, names))
-    lacking = ["No folder of `ttl svcca` was given: no similarity of features."]
+    lacking = ["No folder of ttl svcca was given: no similarity of features."]
     return Section("similarity", "Which features are reused", blocks, [] if blocks else lacking)
 
 
-def _search(document: Mapping[str, Any], name: str) -> list[str | Table | Figure]:
+def _search(document: Mapping[str, Any], name: str) -> list[Block]:
     heads, rows = methods_cells(document)
     picks = [
         f"{row['method']} {point_name(row['pick'])}" if row["determined"] else f"{row['method']} none"
@@ -90,14 +102,24 @@ def _search(document: Mapping[str, Any], name: str) -> list[str | Table | Figure
         ["cut", "level", "params (M)", "MACs (G)", str(document["metric"]), "repeats"],
         [_cut(document, candidate) for candidate in document["candidates"]],
         text=2,
-        notes=[line.replace("`", "") for line in describe(document)],
+        notes=[line.replace("`", "") for line in describe(document, tested=False)],
     )
-    return [figure, table, cuts]
+    return [figure, table, cuts, *_tested(document)]
+
+
+def _tested(document: Mapping[str, Any]) -> list[Table]:
+    """What the choice reached on the test section, where that was opened."""
+    test = document["test"]
+    if not test:
+        return []
+    rows = [[row["strategy"], point_name(row["point"]), entry_score(row)] for row in test["rows"]]
+    after = "after" if test["opened_after_choice"] else "BEFORE"
+    note = f"The test section was opened {after} the cut was chosen."
+    head = head_of(test.get("metric", "test"))
+    return [Table("The choice on the test section", ["strategy", "cut", head], rows, text=2, notes=[note])]
 
 
 def _cut(document: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]:
-    from ttl_monai.reports.search_document import done, entry_of, entry_score
-
     trained = entry_of(document["curve"], candidate["point"])
     size = f"{candidate['params'] / 1e6:.3f}", f"{candidate['macs'] / 1e9:.3f}"
     return [point_name(candidate["point"]), candidate["level"], *size, entry_score(trained), str(done(trained))]
@@ -125,6 +147,8 @@ def _by_cut(table: Mapping[str, Any], key: str, name: str) -> Figure:
     score.set_ylabel(head_of(key))
     size.plot(places, [row["params"] / 1e6 for row in rows], "s-", color=PALETTE[3], linewidth=2, markersize=4)
     size.set(ylabel="params (M)", yscale="log", xlabel="truncation point")
+    size.yaxis.set_major_formatter("{x:g}")
+    size.yaxis.set_minor_locator(NullLocator())
     size.set_xticks(places, [str(row["cut"]) for row in rows], rotation=40 if len(rows) > 4 else 0)
     legend_below(figure, score, columns=2)
     title = f"{head_of(key)} and size by cut: {table['dataset']}, {table['backbone']}"

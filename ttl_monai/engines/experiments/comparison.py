@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ttl_monai.data import Datalist
-from ttl_monai.engines.experiments.cells import Plan, Row, do_cell, is_done
+from ttl_monai.engines.experiments.cells import Plan, Repeat, Row, do_cell, is_done
 from ttl_monai.engines.experiments.repeats import made_data, make_repeats
 from ttl_monai.engines.experiments.results import make_table
 from ttl_monai.engines.search.space import config_files, open_workflow, quiet
@@ -49,6 +49,7 @@ class Comparison:
         overlays: overlays of the bundle after train.json, such as `backbone_resnet50.json`.
         settings: config ids of train.json and their values; None takes the bundle's own.
         set: further ones, as `ID=VALUE`.
+        repeated: what each repeat has of its own, for the table; None says whether it is the split, the seed or both.
         data: what is made where `dataset_dir` is None: `make`, the name of a function of `ttl_monai.data`, and its
             arguments.
         only: do these rows alone, and write no results yet.
@@ -69,6 +70,7 @@ class Comparison:
         overlays: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         set: Sequence[str] = (),
+        repeated: str | None = None,
         data: Mapping[str, Any] | None = None,
         only: Sequence[str] | None = None,
     ) -> None:
@@ -91,12 +93,7 @@ class Comparison:
         self.repeats = make_repeats(
             self.dataset_dir, lists, seeds, resplit=resplit, folder=self.output_dir / "datalists"
         )
-        lists_differ = len({each.datalist for each in self.repeats}) > 1
-        seeds_differ = len({each.seed for each in self.repeats}) > 1
-        self.repeated = (
-            " and ".join([*(["split by patient"] if lists_differ else []), *(["seed"] if seeds_differ else [])])
-            or "run"
-        )
+        self.repeated = repeated or _what_differs(self.repeats)
 
     def plan(self, rows: Sequence[Row], *, name: str = "", **changes: Any) -> Plan:
         """The cells of one table on the experiment's own data, checked.
@@ -125,13 +122,18 @@ class Comparison:
         check_plan(plan)
         return plan
 
-    def work(self, plan: Plan) -> None:
+    def work(self, plan: Plan, *, whole: bool = False) -> None:
         """Do the cells of a plan that are not done, with a line on each: what it is, and how many are left.
 
         Args:
             plan: the plan.
+            whole: do all of them, also where only some rows were asked for, which need them.
         """
-        rows = plan.rows if self.only is None else [row for row in plan.rows if {*_words(plan, row)} & {*self.only}]
+        rows = (
+            plan.rows
+            if self.only is None or whole
+            else [row for row in plan.rows if {*_words(plan, row)} & {*self.only}]
+        )
         cells = [(row, number) for number in range(len(plan.repeats)) for row in rows]
         waiting = [each for each in cells if not is_done(plan, *each)]
         label = f"{plan.name}: " if plan.name else ""
@@ -158,6 +160,15 @@ class Comparison:
         known = {word: None for plan in plans for row in plan.rows for word in _words(plan, row)}
         if strange := [word for word in self.only or () if word not in known]:
             raise ValueError(f"only {strange[0]!r} names no row: expected some of {', '.join(known)}")
+
+
+def _what_differs(repeats: Sequence[Repeat]) -> str:
+    """What each repeat has of its own."""
+    differ = {
+        "split by patient": len({each.datalist for each in repeats}) > 1,
+        "seed": len({each.seed for each in repeats}) > 1,
+    }
+    return " and ".join(name for name, does in differ.items() if does) or "nothing"
 
 
 def _words(plan: Plan, row: Row) -> list[str]:
@@ -188,23 +199,34 @@ def check_plan(plan: Plan) -> None:
         ValueError: what a training would refuse.
     """
     for repeat in plan.repeats:
-        for path in {repeat.datalist, repeat.test or repeat.datalist}:
-            Datalist.load(path, plan.dataset_dir).section(
-                "test" if path == repeat.test or not repeat.test else "training"
-            )
-    network = build_whole(plan)
-    points = points_of(network)
-    for row in plan.rows:
-        if row.cut is not None:
-            find_point(points, row.cut)
+        sections = {repeat.datalist: "training", **({repeat.test or repeat.datalist: "test"} if plan.evaluated else {})}
+        for path, section in sections.items():
+            Datalist.load(path, plan.dataset_dir).section(section)
+    first = build_network_of(plan, plan.rows[0])  # with its weights: an error comes now
+    cuts = [row.cut for row in plan.rows if row.cut is not None]
+    if cuts:
+        points = points_of(
+            first if plan.rows[0].strategy == "FTL" else build_network_of(plan, Row("FTL"), weights="none")
+        )
+        for cut in cuts:
+            find_point(points, cut)
 
 
-def build_whole(plan: Plan) -> nn.Module:
-    """The whole network of a plan before training, with its weights."""
+def build_network_of(plan: Plan, row: Row, *, weights: str | None = None) -> nn.Module:
+    """The network of a row before training.
+
+    Args:
+        plan: the plan.
+        row: the row.
+        weights: in place of those of the plan.
+
+    Raises:
+        ValueError: what its config refuses.
+    """
     place = {"dataset_dir": str(plan.dataset_dir), "datalist": str(plan.repeats[0].datalist)}
-    row = Row("FTL")
+    other = {} if weights is None else {"network_def#weights": weights}
     with quiet("ttl_monai"):
-        workflow = open_workflow(plan.files(row), {**plan.overrides(row, 0), **place})
+        workflow = open_workflow(plan.files(row), {**plan.overrides(row, 0), **place, **other})
         network: nn.Module = workflow.parser.get_parsed_content("network_def")
     return network
 
@@ -221,7 +243,7 @@ def candidate_points(plan: Plan, level: str) -> list[Point]:
     """
     if level not in ("stage", "block"):
         raise ValueError(f"level must be 'stage' or 'block', got {level!r}")
-    network = build_whole(plan)
+    network = build_network_of(plan, Row("FTL"))
     whole = count_params(backbone_of(network))
     levels = ("stage",) if level == "stage" else ("stage", "block")
     found = [each for each in points_of(network) if each.level in levels and each.params < whole]

@@ -143,7 +143,8 @@ class Run:
     @cached_property
     def validation(self) -> Predictions | None:
         """The predictions of the validation section, from which thresholds are chosen."""
-        return self._predictions(self.evaluated, "validation")
+        found = self._predictions(self.evaluated, "validation")
+        return found or self._predictions(self.folder, "validation")
 
     @cached_property
     def masks(self) -> Masks | None:

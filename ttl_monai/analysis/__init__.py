@@ -2,6 +2,7 @@
 
 from ttl_monai.analysis.bootstrap import (
     Intervals,
+    Measure,
     classification_intervals,
     classification_measure,
     mean_intervals,
@@ -10,6 +11,14 @@ from ttl_monai.analysis.bootstrap import (
 from ttl_monai.analysis.canonical import CcaResult
 from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
+from ttl_monai.analysis.curves import (
+    Band,
+    Reliability,
+    curve_bands,
+    operating_intervals,
+    reliability,
+    threshold_at_sensitivity,
+)
 from ttl_monai.analysis.differences import Difference, PairedScores, paired_differences, t_test
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
 from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
@@ -33,12 +42,15 @@ from ttl_monai.analysis.wachter import (
 )
 
 __all__ = [
+    "Band",
     "CcaResult",
     "CrossMoments",
     "Difference",
     "Intervals",
     "LinearProbe",
+    "Measure",
     "PairedScores",
+    "Reliability",
     "Similarity",
     "Transition",
     "as_samples",
@@ -49,6 +61,7 @@ __all__ = [
     "cca",
     "classification_intervals",
     "classification_measure",
+    "curve_bands",
     "excess_area",
     "fit_probe",
     "linear_cka",
@@ -56,15 +69,18 @@ __all__ = [
     "mean_intervals",
     "mean_measure",
     "mean_std",
+    "operating_intervals",
     "operating_point",
     "overlap_coefficient",
     "paired_differences",
     "pick_transition",
     "pwcca",
     "quartile_rule",
+    "reliability",
     "sensitivity_specificity",
     "svcca",
     "t_test",
+    "threshold_at_sensitivity",
     "wachter_atom",
     "wachter_cdf",
     "wachter_density",

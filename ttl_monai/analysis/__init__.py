@@ -1,9 +1,25 @@
 """Pure functions on arrays: metrics, operating points, spread over repeats, similarity of features."""
 
-from ttl_monai.analysis.bootstrap import Intervals, classification_intervals, mean_intervals
+from ttl_monai.analysis.bootstrap import (
+    Intervals,
+    Measure,
+    classification_intervals,
+    classification_measure,
+    mean_intervals,
+    mean_measure,
+)
 from ttl_monai.analysis.canonical import CcaResult
 from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
+from ttl_monai.analysis.curves import (
+    Band,
+    Reliability,
+    curve_bands,
+    operating_intervals,
+    reliability,
+    threshold_at_sensitivity,
+)
+from ttl_monai.analysis.differences import Difference, PairedScores, paired_differences, t_test
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
 from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
 from ttl_monai.analysis.probe import LinearProbe, fit_probe
@@ -26,10 +42,15 @@ from ttl_monai.analysis.wachter import (
 )
 
 __all__ = [
+    "Band",
     "CcaResult",
     "CrossMoments",
+    "Difference",
     "Intervals",
     "LinearProbe",
+    "Measure",
+    "PairedScores",
+    "Reliability",
     "Similarity",
     "Transition",
     "as_samples",
@@ -39,19 +60,27 @@ __all__ = [
     "bhattacharyya",
     "cca",
     "classification_intervals",
+    "classification_measure",
+    "curve_bands",
     "excess_area",
     "fit_probe",
     "linear_cka",
     "match_grids",
     "mean_intervals",
+    "mean_measure",
     "mean_std",
+    "operating_intervals",
     "operating_point",
     "overlap_coefficient",
+    "paired_differences",
     "pick_transition",
     "pwcca",
     "quartile_rule",
+    "reliability",
     "sensitivity_specificity",
     "svcca",
+    "t_test",
+    "threshold_at_sensitivity",
     "wachter_atom",
     "wachter_cdf",
     "wachter_density",

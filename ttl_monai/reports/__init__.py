@@ -4,6 +4,8 @@ from ttl_monai.reports.emboli import emboli_table
 from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
 from ttl_monai.reports.heat import plot_heat
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
+from ttl_monai.reports.page import write_report
+from ttl_monai.reports.published import published_row, published_table
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
 from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
@@ -25,10 +27,13 @@ __all__ = [
     "plot_similarity",
     "plot_slice_scores",
     "plot_training_curves",
+    "published_row",
+    "published_table",
     "results_table",
     "results_tables",
     "search_table",
     "similarity_csv",
     "similarity_text",
     "update_section",
+    "write_report",
 ]

@@ -4,6 +4,7 @@ from ttl_monai.analysis.bootstrap import Intervals, classification_intervals, me
 from ttl_monai.analysis.canonical import CcaResult
 from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
+from ttl_monai.analysis.localisation import Extent, Localisation, localise, rank_correlation, spread_of
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
 from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
 from ttl_monai.analysis.probe import LinearProbe, fit_probe
@@ -28,8 +29,10 @@ from ttl_monai.analysis.wachter import (
 __all__ = [
     "CcaResult",
     "CrossMoments",
+    "Extent",
     "Intervals",
     "LinearProbe",
+    "Localisation",
     "Similarity",
     "Transition",
     "as_samples",
@@ -42,6 +45,7 @@ __all__ = [
     "excess_area",
     "fit_probe",
     "linear_cka",
+    "localise",
     "match_grids",
     "mean_intervals",
     "mean_std",
@@ -50,7 +54,9 @@ __all__ = [
     "pick_transition",
     "pwcca",
     "quartile_rule",
+    "rank_correlation",
     "sensitivity_specificity",
+    "spread_of",
     "svcca",
     "wachter_atom",
     "wachter_cdf",

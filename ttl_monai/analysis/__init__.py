@@ -1,9 +1,16 @@
 """Pure functions on arrays: metrics, operating points, spread over repeats, similarity of features."""
 
-from ttl_monai.analysis.bootstrap import Intervals, classification_intervals, mean_intervals
+from ttl_monai.analysis.bootstrap import (
+    Intervals,
+    classification_intervals,
+    classification_measure,
+    mean_intervals,
+    mean_measure,
+)
 from ttl_monai.analysis.canonical import CcaResult
 from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
+from ttl_monai.analysis.differences import Difference, PairedScores, paired_differences, t_test
 from ttl_monai.analysis.localisation import Extent, Localisation, localise, rank_correlation, spread_of
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
 from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
@@ -29,10 +36,12 @@ from ttl_monai.analysis.wachter import (
 __all__ = [
     "CcaResult",
     "CrossMoments",
+    "Difference",
     "Extent",
     "Intervals",
     "LinearProbe",
     "Localisation",
+    "PairedScores",
     "Similarity",
     "Transition",
     "as_samples",
@@ -42,15 +51,18 @@ __all__ = [
     "bhattacharyya",
     "cca",
     "classification_intervals",
+    "classification_measure",
     "excess_area",
     "fit_probe",
     "linear_cka",
     "localise",
     "match_grids",
     "mean_intervals",
+    "mean_measure",
     "mean_std",
     "operating_point",
     "overlap_coefficient",
+    "paired_differences",
     "pick_transition",
     "pwcca",
     "quartile_rule",
@@ -58,6 +70,7 @@ __all__ = [
     "sensitivity_specificity",
     "spread_of",
     "svcca",
+    "t_test",
     "wachter_atom",
     "wachter_cdf",
     "wachter_density",

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ttl_monai.analysis.statistics import _columns
 
 Array = NDArray[np.float64]
+Measure = Callable[[Array], dict[str, Array]]
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -58,6 +59,45 @@ class Intervals:
         return f"{', '.join(parts) or 'no metric is defined'}; {self.level:.0%} intervals over {self.patients} patients"
 
 
+def classification_measure(labels: ArrayLike, scores: ArrayLike, *, threshold: float | None = None) -> Measure:
+    """`auroc` and `auprc` of weighted rows, and with a threshold `sensitivity` and `specificity`.
+
+    Args:
+        labels: (N,) or (N, C), as for `auroc`.
+        scores: (N,) or (N, C), higher means more likely.
+        threshold: operating point of a binary task; `score >= threshold` is positive.
+
+    Returns:
+        A function from weights of the rows (R, N) to the metrics by name, (R,) each, NaN where one is undefined.
+
+    Raises:
+        ValueError: as for `auroc`, or a threshold with several classes.
+    """
+    columns = _columns(labels, scores)
+    if threshold is not None and len(columns) > 1:
+        raise ValueError(f"a threshold decides about one class, but there are {len(columns)}; leave it None")
+    truths = np.asarray(labels, dtype=np.float64)
+    known = list(~np.isnan(truths.reshape(len(truths), -1).T))  # the rows that `_columns` takes
+    known *= len(columns) // len(known)
+
+    def measure(weights: Array) -> dict[str, Array]:
+        areas = [
+            _areas(truth, values, weights[:, rows])
+            for (truth, values), rows in zip(columns, known, strict=True)
+            if 0 < truth.sum() < truth.size  # as in `auroc`: the mean over the classes that are defined
+        ]
+        found = np.mean(areas, axis=0) if areas else np.full((2, len(weights)), np.nan)
+        measured = dict(zip(("auroc", "auprc"), found, strict=True))
+        if threshold is not None and not math.isnan(threshold):
+            (truth, values), weights = columns[0], weights[:, known[0]]
+            called = values >= threshold
+            measured["sensitivity"] = _mean(called[:, None], weights * truth)[:, 0]
+            measured["specificity"] = _mean(~called[:, None], weights * (1 - truth))[:, 0]
+        return measured
+
+    return measure
+
+
 def classification_intervals(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -84,29 +124,26 @@ def classification_intervals(
         ValueError: as for `auroc`, no row, other than one patient a row, or a threshold with several classes.
     """
     _check(len(np.asarray(labels)), patients)
-    columns = _columns(labels, scores)
-    if threshold is not None and len(columns) > 1:
-        raise ValueError(f"a threshold decides about one class, but there are {len(columns)}; leave it None")
-    truths = np.asarray(labels, dtype=np.float64)
-    known = list(~np.isnan(truths.reshape(len(truths), -1).T))  # the rows that `_columns` takes
-    known *= len(columns) // len(known)
+    return _intervals(classification_measure(labels, scores, threshold=threshold), patients, resamples, seed)
+
+
+def mean_measure(values: Mapping[str, ArrayLike]) -> Measure:
+    """Means of weighted rows and then over the columns, such as Dice by structure.
+
+    Args:
+        values: for each metric (N, K), NaN where a row has none. A column of NaN alone is left out.
+
+    Returns:
+        A function as that of `classification_measure`.
+    """
+    arrays = {name: np.asarray(array, dtype=np.float64) for name, array in values.items()}
+    defined = {name: array[:, ~np.isnan(array).all(axis=0)] for name, array in arrays.items()}
 
     def measure(weights: Array) -> dict[str, Array]:
-        areas = [
-            _areas(truth, values, weights[:, rows])
-            for (truth, values), rows in zip(columns, known, strict=True)
-            if 0 < truth.sum() < truth.size  # as in `auroc`: the mean over the classes that are defined
-        ]
-        found = np.mean(areas, axis=0) if areas else np.full((2, len(weights)), np.nan)
-        measured = dict(zip(("auroc", "auprc"), found, strict=True))
-        if threshold is not None and not math.isnan(threshold):
-            (truth, values), weights = columns[0], weights[:, known[0]]
-            called = values >= threshold
-            measured["sensitivity"] = _mean(called[:, None], weights * truth)[:, 0]
-            measured["specificity"] = _mean(~called[:, None], weights * (1 - truth))[:, 0]
-        return measured
+        none = np.full(len(weights), np.nan)
+        return {name: _mean(array, weights).mean(axis=1) if array.size else none for name, array in defined.items()}
 
-    return _intervals(measure, patients, resamples, seed)
+    return measure
 
 
 def mean_intervals(
@@ -126,16 +163,9 @@ def mean_intervals(
     Raises:
         ValueError: no row, or other than one patient a row.
     """
-    arrays = {name: np.asarray(array, dtype=np.float64) for name, array in values.items()}
-    for array in arrays.values():
-        _check(len(array), patients)
-    defined = {name: array[:, ~np.isnan(array).all(axis=0)] for name, array in arrays.items()}
-
-    def measure(weights: Array) -> dict[str, Array]:
-        none = np.full(len(weights), np.nan)
-        return {name: _mean(array, weights).mean(axis=1) if array.size else none for name, array in defined.items()}
-
-    return _intervals(measure, patients, resamples, seed)
+    for array in values.values():
+        _check(len(np.asarray(array)), patients)
+    return _intervals(mean_measure(values), patients, resamples, seed)
 
 
 def _check(rows: int, patients: Sequence[Hashable]) -> None:
@@ -143,9 +173,7 @@ def _check(rows: int, patients: Sequence[Hashable]) -> None:
         raise ValueError(f"expected one patient for each of at least one row, got {len(patients)} for {rows} rows")
 
 
-def _intervals(
-    measure: Callable[[Array], dict[str, Array]], patients: Sequence[Hashable], resamples: int, seed: int
-) -> Intervals:
+def _intervals(measure: Measure, patients: Sequence[Hashable], resamples: int, seed: int) -> Intervals:
     number = {patient: index for index, patient in enumerate(dict.fromkeys(patients))}
     rows, count = np.array([number[patient] for patient in patients]), len(number)
     generator = np.random.default_rng(seed)

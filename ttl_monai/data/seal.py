@@ -1,9 +1,9 @@
-"""Datalists as a search sees them: without the test section, redrawn for a repeat, and of fewer training patients."""
+"""Datalists made from datalists: without the test section, redrawn for a repeat, and of fewer training patients."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sklearn.model_selection import train_test_split
@@ -41,8 +41,30 @@ def seal(datalist: Datalist, *, repeat: int = 0, seed: int = 0, train_patients: 
         training, validation = _redraw(datalist, training, validation, seed=(seed, repeat))
     if train_patients is not None:
         training = _fewer_patients(training, datalist.task, train_patients, seed=seed + repeat)
-    sections: dict[str, Entries] = dict(zip(SECTIONS, (training, validation, []), strict=True))
-    described = ("counts", "num_images", "num_patients", "split")
+    sections = dict(zip(SECTIONS, (training, validation, []), strict=True))
+    return {**_describe(datalist, sections), "repeat": repeat, "sealed_from": datalist.sha256, **sections}
+
+
+def split_anew(datalist: Datalist, *, seed: int, fractions: Sequence[float] = (0.64, 0.16, 0.2)) -> dict[str, Any]:
+    """The images of all sections of a datalist, split anew by patient and stratified.
+
+    Args:
+        datalist: the list; of a data set with a published split its test images get into training.
+        seed: of the split.
+        fractions: shares of training, validation and test (the paper's: supplement, A.1).
+
+    Returns:
+        The content of a datalist file.
+    """
+    pool = [entry for section in SECTIONS for entry in datalist.entries[section]]
+    sections = dict(zip(SECTIONS, _split(datalist, pool, fractions, seed=seed), strict=True))
+    shares = dict(zip(SECTIONS, fractions, strict=True))
+    return {**_describe(datalist, sections), "seed": seed, "repeat": 0, "split": shares, **sections}
+
+
+def _describe(datalist: Datalist, sections: Mapping[str, Entries]) -> dict[str, Any]:
+    """The header of a datalist with the counts of other sections."""
+    described = ("counts", "num_images", "num_patients", "split", *SECTIONS)
     return {
         **{key: value for key, value in datalist.header.items() if key not in described},
         "counts": {
@@ -51,9 +73,6 @@ def seal(datalist: Datalist, *, repeat: int = 0, seed: int = 0, train_patients: 
         },
         "num_images": {section: len(entries) for section, entries in sections.items()},
         "num_patients": {section: len({each["patient"] for each in entries}) for section, entries in sections.items()},
-        "repeat": repeat,
-        "sealed_from": datalist.sha256,
-        **sections,
     }
 
 
@@ -62,13 +81,18 @@ def _redraw(
 ) -> tuple[Entries, Entries]:
     """Training and validation drawn anew from the images of both."""
     pool = training + validation
-    records = [Record(row, each["image"], _hashable(each["label"]), each["patient"]) for row, each in enumerate(pool)]
     share = len(training) / len(pool)
-    sections = split_patients(Table(datalist.task, datalist.class_names, records), (share, 1 - share), seed=seed)
-    new: tuple[Entries, Entries] = ([], [])
-    for entry, section in zip(pool, sections, strict=True):
-        new[section].append(entry)
-    return new
+    first, second = _split(datalist, pool, (share, 1 - share), seed=seed)
+    return first, second
+
+
+def _split(
+    datalist: Datalist, pool: Entries, fractions: Sequence[float], *, seed: int | Sequence[int]
+) -> list[Entries]:
+    """The entries of each section, by patient and stratified."""
+    records = [Record(row, each["image"], _hashable(each["label"]), each["patient"]) for row, each in enumerate(pool)]
+    found = split_patients(Table(datalist.task, datalist.class_names, records), fractions, seed=seed)
+    return [[each for each, section in zip(pool, found, strict=True) if section == k] for k in range(len(fractions))]
 
 
 def _hashable(label: Any) -> Any:

@@ -128,6 +128,9 @@ def _known_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
     """The configs whose settings count: the entry config, and the overlays that were given with it."""
     configs = _bundle_configs(workflow)
     own = {"search.json": "search", "inference.json": "evaluator"}
+    if "experiment" in workflow.parser:  # one file each, without overlays
+        target = workflow.parser["experiment#_target_"]
+        return [each for each in configs.values() if each.get("experiment", {}).get("_target_") == target]
     entry = next((name for name, part in own.items() if part in workflow.parser), "train.json")
     known = [configs.pop(entry)]
     for name in ("train.json", *own):

@@ -204,7 +204,8 @@ def open_workflow(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigW
         ValueError: what the config refused, in one line.
     """
     try:
-        with quiet("monai.bundle.workflows"):  # it warns that it was told to leave logging alone
+        # It warns that it was told to leave logging alone, and that an experiment's folder holds no metadata.
+        with quiet("monai.bundle.workflows", logging.CRITICAL):
             workflow = ConfigWorkflow(list(files), logging_file=False, workflow_type="train", **dict(overrides))
         workflow.initialize()
     except Exception as error:

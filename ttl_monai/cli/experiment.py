@@ -1,0 +1,158 @@
+"""`ttl experiment`: the experiments of the paper and its supplement, on one's own data or on made ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+# Options by the id of the experiments' configs that they set.
+_OPTIONS = ("bundle", "dataset_dir", "datalist", "seeds", "resplit", "overlays", "rows", "backbones", "only", "set")
+_PATHS = ("bundle", "dataset_dir", "datalist")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb.
+
+    Args:
+        subparsers: what `argparse.ArgumentParser.add_subparsers` returned.
+    """
+    names = available()
+    parser = subparsers.add_parser(
+        "experiment",
+        help="run an experiment of the paper or its supplement: results and a report",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run an experiment of the paper or its supplement. Each is a committed config; --out gets\n"
+        "results.json, report.html and the runs. What is done is not done again: the same command goes on with an\n"
+        "experiment that was stopped.\n\n" + "\n".join(f"  {name:<15}{text}" for name, text in names.items()),
+        epilog="examples: ttl experiment strategies --demo --out OUT\n"
+        "  ttl experiment strategies --dataset_dir DATA/cxr_pid --datalist datalists/cxr_pid_split*.json --out OUT",
+    )
+    parser.add_argument("name", metavar="NAME", choices=list(names), help="one of the above")
+    parser.add_argument("--out", "--output_dir", type=Path, required=True, metavar="DIR", help="folder to write to")
+    data = parser.add_argument_group("on what")
+    data.add_argument("--demo", action="store_true", help="on made data, in the size of a test, with settings to match")
+    data.add_argument("--dataset_dir", "--dataset-dir", type=Path, metavar="DIR", help="folder of the images")
+    data.add_argument(
+        "--datalist", "--datalists", type=Path, nargs="+", metavar="FILE", help="one a repeat, or one for all seeds"
+    )
+    data.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one a repeat, or one for all datalists")
+    data.add_argument(
+        "--resplit",
+        action="store_true",
+        default=None,
+        help="draw a new split by patient (64/16/20 %%) of the one datalist for each seed, as the paper does",
+    )
+    what = parser.add_argument_group("what")
+    what.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the bundle, as bundles/covid_ttl")
+    what.add_argument("--overlays", nargs="+", metavar="FILE", help="overlays of its train.json, by file name")
+    what.add_argument(
+        "--rows", nargs="+", metavar="STRATEGY[:CUT]", help="rows of the table, as FTL TTL:layer3; CUT may be the "
+        "strategy_ttl.json that `ttl search` has left"
+    )  # fmt: skip
+    what.add_argument("--backbones", nargs="+", metavar="NAME[:CUT]", help="networks to compare, as resnet50:layer3")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="ID=VALUE",
+        help="a value of the experiment's config (experiments/NAME.json), or else of the bundle's train.json, as "
+        "max_epochs=20; may be repeated",
+    )
+    what.add_argument("--only", nargs="+", metavar="ROW", help="do these rows alone and write no results yet, so that "
+        "several processes share the work")  # fmt: skip
+    parser.set_defaults(run=run, parser=parser)
+
+
+def available() -> dict[str, str]:
+    """Names of the experiments, and what each is, from their configs."""
+    texts = {path.stem: json.loads(path.read_text(encoding="utf-8"))["_desc_"] for path in EXPERIMENTS.glob("*.json")}
+    return {name: texts[name].removeprefix("Entry point. ") for name in sorted(texts)}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the experiment.
+
+    Raises:
+        ValueError: what the experiment refuses, or an option that it does not have.
+    """
+    path = EXPERIMENTS / f"{arguments.name}.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    overrides = read_overrides(arguments, config)
+    from ttl_monai.engines.search.space import open_workflow
+
+    try:
+        workflow = open_workflow([str(path)], overrides)
+        workflow.run()
+        workflow.finalize()
+    except KeyboardInterrupt:
+        return 130
+    except RuntimeError as error:  # MONAI wraps what an experiment's constructor refuses
+        from ttl_monai.engines.workflow import told_cause
+
+        cause = told_cause(error)
+        if cause is None:
+            raise
+        raise ValueError(str(cause)) from error
+    return 0
+
+
+def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids of the experiment's config that the command line sets.
+
+    Raises:
+        ValueError: neither data nor --demo, both, or an option that the experiment does not have.
+    """
+    if "dataset_dir" in config and arguments.demo == (arguments.dataset_dir is not None):
+        raise ValueError("pass either --demo, for made data, or --dataset_dir and --datalist")
+    own, training = [], []
+    for text in arguments.set:
+        (own if text.partition("=")[0].partition("#")[0] in config else training).append(text)
+    given = {name: getattr(arguments, name) for name in _OPTIONS}
+    overrides = {name: _plain(value) for name, value in given.items() if value not in (None, [])} | {"set": training}
+    if not training:
+        del overrides["set"]
+    if unknown := sorted(overrides.keys() - config.keys()):
+        raise ValueError(f"the experiment {arguments.name} has no --{unknown[0]}; its config is {arguments.name}.json")
+    if own:
+        from ttl_monai.engines.experiments.comparison import parse_setting
+
+        overrides |= dict(parse_setting(text) for text in own)
+    return {**overrides, "output_dir": str(arguments.out.absolute()), "command": command_line(arguments)}
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """The command that repeats the experiment anywhere: without folders of this machine and without defaults."""
+    words = ["ttl", "experiment", arguments.name] + (["--demo"] if arguments.demo else [])
+    for name in _OPTIONS:
+        value = getattr(arguments, name)
+        if value in (None, []) or name == "only":
+            continue
+        if name == "set":
+            values = [each for each in value if not each.partition("=")[0].endswith("_dir")]
+            words += [word for each in values for word in ("--set", shlex.quote(each))]
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            values = value if isinstance(value, list) else [value]
+            words += [shlex.quote(each) for each in (_places(name, values) if name in _PATHS else map(str, values))]
+    return " ".join([*words, "--out", "OUT"])
+
+
+def _places(name: str, paths: list[Path]) -> list[str]:
+    """Paths without folders of this machine."""
+    folders = {"dataset_dir": "DATA", "bundle": "bundles", "datalist": "LISTS"}
+    if name == "datalist" and all(path.resolve().parent == EXPERIMENTS.parent / "datalists" for path in paths):
+        folders["datalist"] = "datalists"
+    return [f"{folders[name]}/{path.resolve().name}" for path in paths]
+
+
+def _plain(value: Any) -> Any:
+    """JSON values with absolute paths: a config's folder is not the caller's."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value.absolute()) if isinstance(value, Path) else value

@@ -1,0 +1,6 @@
+"""The experiments of the paper and its supplement: each a class that checks everything first, then runs."""
+
+from ttl_monai.engines.experiments.conduct import conduct
+from ttl_monai.engines.experiments.strategies import Strategies
+
+__all__ = ["Strategies", "conduct"]

@@ -1,0 +1,80 @@
+"""The paper's figures, to stand beside ours: marked as published, with their source and with what differs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+FIGURES = ("auroc", "auprc", "params", "macs", "cpu_s", "gpu_s")
+
+
+@functools.cache
+def published_figures() -> dict[str, Any]:
+    """The content of `published.json`: `sets`, each with its `rows`."""
+    return dict(json.loads(files("ttl_monai.reports").joinpath("published.json").read_text(encoding="utf-8")))
+
+
+def published_row(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the paper or its authors published for a row.
+
+    Of the rows of the same strategy, and of the same weights and variant where these are not the usual ones, the one
+    that is nearest is taken: of the same network and cut, of the same network, of ResNet50; among equal ones the first.
+
+    Args:
+        table: `bundle`, `dataset`, `backbone`, `weights`, `spatial_size`, `max_epochs`.
+        row: `strategy` and `cut`.
+
+    Returns:
+        `auroc` and `auprc` (text, mean and standard deviation as printed), `params`, `macs`, `cpu_s`, `gpu_s`,
+        `strategy`, `cut`, `backbone`, `source`, and `differs`, what is not as in ours; None where there is
+        nothing.
+    """
+    found = next((each for each in published_figures()["sets"] if each["bundle"] == table.get("bundle")), None)
+    if found is None:
+        return None
+    weights = str(table["weights"])
+    weights = weights if weights.startswith("source ") else "imagenet"  # a network from `none` has no row of its own
+    rows = [
+        each
+        for each in found["rows"]
+        if each["strategy"] == row["strategy"] and each.get("weights", "imagenet") == weights
+    ]
+    if not rows:
+        return None
+    backbone = table["backbone"].rpartition(":")[2]
+
+    def distance(each: Mapping[str, Any]) -> tuple[bool, bool]:
+        same = each["backbone"] == backbone
+        return (not same, not (same and row["cut"] in (each["cut"], *each.get("aliases", ()))))
+
+    best = min(rows, key=distance)
+    return {
+        **{name: best.get(name) for name in FIGURES},
+        **{name: best[name] for name in ("strategy", "cut", "backbone", "source")},
+        "differs": _differs(found, best, table, row),
+    }
+
+
+def _differs(
+    found: Mapping[str, Any], best: Mapping[str, Any], table: Mapping[str, Any], row: Mapping[str, Any]
+) -> str:
+    """Published, then ours, of everything that is not the same; then what is known of the published figure."""
+    size = table["spatial_size"]
+    sides = size if isinstance(size, list) else [size, size]
+    pairs = [
+        ("data", found["data"], table["dataset"]),
+        ("network", best["backbone"], table["backbone"]),
+        ("weights", best.get("weights", found["weights"]), table["weights"]),
+        ("cut", best["cut"] or "none", row["cut"] or "none"),
+        ("size", found["size"], "x".join(map(str, sides))),
+        ("epochs at most", str(found["max_epochs"] or "not stated"), str(table["max_epochs"])),
+    ]
+    said = [
+        f"{what} {theirs} (ours: {ours})"
+        for what, theirs, ours in pairs
+        if theirs != ours and not (what == "cut" and row["cut"] in best.get("aliases", ()))
+    ]
+    return "; ".join([*said, *found["notes"], *([best["note"]] if "note" in best else [])])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ttl_monai.data.pairs import CheckPaird, LoadPaird
     from ttl_monai.data.phantom import demo_lung_phantom, demo_phantom, make_phantom
     from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
+    from ttl_monai.data.phantom_findings import make_finding_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
     from ttl_monai.data.slices import SelectSliced, SliceOrientationd, segmentation_items, slice_items
@@ -52,6 +53,7 @@ __all__ = [
     "find_series",
     "hu_to_unit",
     "make_ctpa_phantom",
+    "make_finding_phantom",
     "make_phantom",
     "read_nifti",
     "read_series",
@@ -91,6 +93,7 @@ _MODULES = {
     "find_series": "dicom_series",
     "hu_to_unit": "windows",
     "make_ctpa_phantom": "phantom_ctpa",
+    "make_finding_phantom": "phantom_findings",
     "make_phantom": "phantom",
     "read_nifti": "nifti",
     "read_series": "dicom_series",

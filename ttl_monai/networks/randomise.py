@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ttl_monai.networks.classifier import TransferClassifier
@@ -54,9 +54,10 @@ def _stages_down(network: TransferClassifier) -> list[tuple[str, list[nn.Module]
     ends = {point.node: point.name for point in points_of(network) if point.level == "stage"}
     stages: list[tuple[str, list[nn.Module]]] = []
     layers: list[nn.Module] = []
-    for node in network.backbone.graph.nodes:
+    graph: fx.Graph = network.backbone.graph
+    for node in graph.nodes:
         if node.op == "call_module":
-            layers.append(network.backbone.get_submodule(node.target))
+            layers.append(network.backbone.get_submodule(str(node.target)))
         if node.name in ends:
             stages.append((ends[node.name], layers))
             layers = []

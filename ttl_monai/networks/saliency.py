@@ -101,7 +101,7 @@ def evidence(
     """
     if method not in SALIENCY_METHODS:
         raise ValueError(f"method must be one of {', '.join(SALIENCY_METHODS)}, got {method!r}")
-    classes = network.head[-1].out_features
+    classes = int(network.head[-1].out_features)  # type: ignore[arg-type]
     if target is None and classes != 2:
         raise ValueError(f"without target, the second of two classes is shown, but the network has {classes}")
     target = 1 if target is None else target
@@ -164,7 +164,7 @@ def _occlude(network: TransferClassifier, image: torch.Tensor, target: int, mult
     before = _log_odds(network(image), target, multi_label)
     found, times = torch.zeros_like(image[:, 0]), torch.zeros_like(image[0, 0])
     for corner in itertools.product(*starts):
-        box = (..., *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
+        box: tuple[Any, ...] = (..., *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
         hidden = image.clone()
         hidden[box] = image[box].mean(dim=space, keepdim=True)
         fall = before - _log_odds(network(hidden), target, multi_label)

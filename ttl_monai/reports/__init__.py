@@ -3,6 +3,7 @@
 from ttl_monai.reports.emboli import emboli_table
 from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
 from ttl_monai.reports.heat import plot_heat
+from ttl_monai.reports.localisation import plot_localisation, plot_maps, plot_randomised
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
@@ -18,8 +19,11 @@ __all__ = [
     "docs_section",
     "emboli_table",
     "plot_heat",
+    "plot_localisation",
+    "plot_maps",
     "plot_masks",
     "plot_matrix",
+    "plot_randomised",
     "plot_roc_pr",
     "plot_search",
     "plot_similarity",

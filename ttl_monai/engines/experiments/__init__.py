@@ -1,6 +1,7 @@
 """The experiments of the paper and its supplement: each a class that checks everything first, then runs."""
 
 from ttl_monai.engines.experiments.conduct import conduct
+from ttl_monai.engines.experiments.saliency import Saliency
 from ttl_monai.engines.experiments.strategies import Strategies
 
-__all__ = ["Strategies", "conduct"]
+__all__ = ["Saliency", "Strategies", "conduct"]

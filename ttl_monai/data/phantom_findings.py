@@ -35,7 +35,7 @@ def make_finding_phantom(
     folder = Path(folder)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    records = []
+    records: list[Record] = []
     for exam in draw_phantom(seed=seed, patients=patients, size=size):
         if exam.label == 1:
             image, mask = (f"{what}/{exam.patient}_{exam.number}.png" for what in ("images", "masks"))

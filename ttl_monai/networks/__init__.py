@@ -15,10 +15,12 @@ from ttl_monai.networks.segmenter import TransferUNet
 from ttl_monai.networks.slim import slim_after
 from ttl_monai.networks.smp_weights import load_smp_unet
 from ttl_monai.networks.surgery import freeze_up_to, split_at, truncate
+from ttl_monai.networks.visualise import Excitation, excite, mean_activations
 
 __all__ = [
     "SALIENCY_METHODS",
     "ClassificationLoss",
+    "Excitation",
     "MaskLoss",
     "Point",
     "PointFeatures",
@@ -29,6 +31,7 @@ __all__ = [
     "count_macs",
     "count_params",
     "evidence",
+    "excite",
     "find_point",
     "fit_map",
     "freeze_up_to",
@@ -36,6 +39,7 @@ __all__ = [
     "inflate",
     "list_points",
     "load_smp_unet",
+    "mean_activations",
     "measure_latency",
     "param_groups",
     "randomise_down",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import fx, nn
@@ -54,7 +55,7 @@ def _stages_down(network: TransferClassifier) -> list[tuple[str, list[nn.Module]
     ends = {point.node: point.name for point in points_of(network) if point.level == "stage"}
     stages: list[tuple[str, list[nn.Module]]] = []
     layers: list[nn.Module] = []
-    graph: fx.Graph = network.backbone.graph
+    graph = cast("fx.Graph", network.backbone.graph)
     for node in graph.nodes:
         if node.op == "call_module":
             layers.append(network.backbone.get_submodule(str(node.target)))

@@ -34,12 +34,12 @@ def excite(
     point: str | None,
     channels: Sequence[int],
     *,
-    size: int = 128,
-    steps: int = 256,
+    size: int = 160,
+    steps: int = 160,
     learning_rate: float = 0.05,
-    jitter: int = 8,
-    blur: float = 0.5,
-    total_variation: float = 0.1,
+    jitter: int = 12,
+    blur: float = 1.5,
+    total_variation: float = 1.0,
     seed: int = 0,
 ) -> Excitation:
     """Images that excite channels of a feature map, found by gradient ascent from noise (activation maximisation).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 # Options by the id of the experiments' configs that they set.
-_OPTIONS = ("bundle", "dataset_dir", "datalist", "seeds", "resplit", "overlays", "rows", "backbones", "only", "set")
-_PATHS = ("bundle", "dataset_dir", "datalist")
+_OPTIONS = (
+    *("dataset_dir", "datalist", "seeds", "resplit", "source_dir", "sources", "search", "bundle", "overlays"),
+    *("rows", "backbones", "only", "set"),
+)
+_PATHS = ("bundle", "dataset_dir", "datalist", "source_dir", "search")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -47,6 +51,21 @@ def add_parser(subparsers: Any) -> None:
         default=None,
         help="draw a new split by patient (64/16/20 %%) of the one datalist for each seed, as the paper does",
     )
+    data.add_argument(
+        "--source_dir", "--source-dir", type=Path, metavar="DIR", help="interdomain: folder of the source's images"
+    )
+    data.add_argument(
+        "--sources",
+        nargs="+",
+        metavar="NAME=FILE",
+        help="interdomain: datalists of the source, as full=chexpert_split0.json; a path below --source_dir or any other",
+    )
+    data.add_argument(
+        "--search",
+        type=Path,
+        metavar="DIR",
+        help="pooling: take the pooled trainings, data and settings of this search, instead of data",
+    )
     what = parser.add_argument_group("what")
     what.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the bundle, as bundles/covid_ttl")
     what.add_argument("--overlays", nargs="+", metavar="FILE", help="overlays of its train.json, by file name")
@@ -54,10 +73,13 @@ def add_parser(subparsers: Any) -> None:
         "--rows", nargs="+", metavar="STRATEGY[:CUT]", help="rows of the table, as FTL TTL:layer3; CUT may be the "
         "strategy_ttl.json that `ttl search` has left"
     )  # fmt: skip
-    what.add_argument("--backbones", nargs="+", metavar="NAME[:CUT]", help="networks to compare, as resnet50:layer3")
+    what.add_argument(
+        "--backbones", nargs="+", metavar="NAME[=CUT]", help="architectures: networks to compare, as resnet50=layer3"
+    )
     what.add_argument(
         "--set",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="ID=VALUE",
         help="a value of the experiment's config (experiments/NAME.json), or else of the bundle's train.json, as "
@@ -107,7 +129,8 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     Raises:
         ValueError: neither data nor --demo, both, or an option that the experiment does not have.
     """
-    if "dataset_dir" in config and arguments.demo == (arguments.dataset_dir is not None):
+    places = [arguments.demo, arguments.dataset_dir is not None, arguments.search is not None]
+    if "dataset_dir" in config and sum(places) != 1:
         raise ValueError("pass either --demo, for made data, or --dataset_dir and --datalist")
     own, training = [], []
     for text in arguments.set:
@@ -116,6 +139,8 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     overrides = {name: _plain(value) for name, value in given.items() if value not in (None, [])} | {"set": training}
     if not training:
         del overrides["set"]
+    if arguments.demo and "small" in config:  # an experiment without data has its demo in the size alone
+        overrides["small"] = True
     if unknown := sorted(overrides.keys() - config.keys()):
         raise ValueError(f"the experiment {arguments.name} has no --{unknown[0]}; its config is {arguments.name}.json")
     if own:
@@ -133,22 +158,35 @@ def command_line(arguments: argparse.Namespace) -> str:
         if value in (None, []) or name == "only":
             continue
         if name == "set":
-            values = [each for each in value if not each.partition("=")[0].endswith("_dir")]
-            words += [word for each in values for word in ("--set", shlex.quote(each))]
+            values = [each for each in value if not _names_a_place(each)]
+            words += ["--set", *map(shlex.quote, values)] if values else []
             continue
         words.append(f"--{name}")
-        if value is not True:
+        if name == "sources":  # a path of this machine may follow the name
+            words += [
+                shlex.quote(f"{text.partition('=')[0]}=LISTS/{Path(text.partition('=')[2]).name}") for text in value
+            ]
+        elif value is not True:
             values = value if isinstance(value, list) else [value]
-            words += [shlex.quote(each) for each in (_places(name, values) if name in _PATHS else map(str, values))]
+            words += _places(name, values) if name in _PATHS else [shlex.quote(str(each)) for each in values]
     return " ".join([*words, "--out", "OUT"])
+
+
+def _names_a_place(setting: str) -> bool:
+    """Whether a setting is a folder, or a value with a path of this machine in it."""
+    return setting.partition("=")[0].endswith("_dir") or re.search(r"[='\"]\s*/", setting) is not None
 
 
 def _places(name: str, paths: list[Path]) -> list[str]:
     """Paths without folders of this machine."""
-    folders = {"dataset_dir": "DATA", "bundle": "bundles", "datalist": "LISTS"}
+    folders = {"dataset_dir": "DATA", "bundle": "bundles", "datalist": "LISTS", "source_dir": "DATA", "search": "OUT"}
     if name == "datalist" and all(path.resolve().parent == EXPERIMENTS.parent / "datalists" for path in paths):
         folders["datalist"] = "datalists"
-    return [f"{folders[name]}/{path.resolve().name}" for path in paths]
+    names = [path.resolve().name for path in paths]
+    stems = {path.stem.rstrip("0123456789") for path in paths}
+    if len(names) > 1 and len(stems) == 1:  # as a shell pattern, and as a record reads best
+        return [f"{folders[name]}/{stems.pop()}*.json"]
+    return [shlex.quote(f"{folders[name]}/{each}") for each in names]
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="the file that holds <!-- begin results --> and <!-- end results -->; default: BUNDLE/docs/README.md",
     )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="first take the tables of this results.json of an experiment into BUNDLE/docs/results.json; one of the "
+        "same data set and network is replaced",
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when the README is stale")
     parser.set_defaults(run=run)
 
@@ -32,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Bring the README up to date, or check that it is; draw the pictures of searches."""
     docs: Path = arguments.bundle / "docs"
     readme: Path = arguments.readme or docs / "README.md"
+    if arguments.results is not None:
+        _take_tables(arguments.results, docs / "results.json")
     before = readme.read_text(encoding="utf-8")
     after = _updated(before, "results", docs / "results.json", readme, results_tables)
 
@@ -51,6 +60,21 @@ def run(arguments: argparse.Namespace) -> int:
     readme.write_text(after, encoding="utf-8", newline="\n")
     print(f"{readme} written from the records in {docs}")
     return 0
+
+
+def _take_tables(source: Path, record: Path) -> None:
+    """Put the tables of an experiment into the record of a bundle, in place of those of the same data and network."""
+    tables = json.loads(record.read_text(encoding="utf-8"))["tables"] if record.is_file() else []
+    same = ("dataset", "backbone", "weights")
+    for table in json.loads(source.read_text(encoding="utf-8"))["tables"]:
+        for row in table["rows"]:
+            row["run"] = None  # the runs stay where they are
+        found = [k for k, each in enumerate(tables) if all(each[key] == table[key] for key in same)]
+        if found:
+            tables[found[0]] = table
+        else:
+            tables.append(table)
+    record.write_text(json.dumps({"tables": tables}, indent=4) + "\n", encoding="utf-8", newline="\n")
 
 
 def _updated(text: str, name: str, source: Path, readme: Path, make: Callable[[dict[str, Any]], str]) -> str:

@@ -53,7 +53,11 @@ __all__ = [
     "find_series",
     "hu_to_unit",
     "make_ctpa_phantom",
+<<<<<<< HEAD
     "make_finding_phantom",
+=======
+    "make_findings_phantom",
+>>>>>>> 8965f7c215b999966ed2605974c69a7a54c96823
     "make_phantom",
     "read_nifti",
     "read_series",
@@ -93,7 +97,11 @@ _MODULES = {
     "find_series": "dicom_series",
     "hu_to_unit": "windows",
     "make_ctpa_phantom": "phantom_ctpa",
+<<<<<<< HEAD
     "make_finding_phantom": "phantom_findings",
+=======
+    "make_findings_phantom": "phantom_findings",
+>>>>>>> 8965f7c215b999966ed2605974c69a7a54c96823
     "make_phantom": "phantom",
     "read_nifti": "nifti",
     "read_series": "dicom_series",

@@ -53,8 +53,8 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
         device: where it runs.
 
     Returns:
-        Strategy, seed, data hash and counts, parameters, MACs (paper's convention, at the run's image size), device,
-        and the merged config.
+        Strategy, seed, data hash and counts, parameters, MACs (paper's convention, at the run's image size), what
+        weights it starts from and what became of their keys, device, and the merged config.
     """
     workflow = find_workflow()
     content = workflow.parser.get_parsed_content
@@ -68,9 +68,27 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
         "params": count_params(network),
         "trainable_params": sum(each.numel() for each in network.parameters() if each.requires_grad),
         "macs": count_macs(network, example),
+        "weights": _weights(network),
         "device": str(device),
         "threads": torch.get_num_threads(),
         "config": json.loads(json.dumps(workflow.parser.config, default=str)),
+    }
+
+
+def _weights(network: torch.nn.Module) -> dict[str, Any] | None:
+    """Source and digest of the weights, how many keys were loaded, and which ones were not."""
+    info = getattr(network, "weight_info", None)
+    if info is None:
+        return None
+    report = info.report
+    new = [key for key in report.reinitialised if not key.startswith(("head.", "decoder."))]
+    return {
+        "source": Path(info.source).name if Path(info.source).is_absolute() else info.source,
+        "sha256": info.sha256,
+        "loaded": len(report.loaded),
+        "reinitialised": len(report.reinitialised),
+        "reinitialised_backbone": len(new),
+        "skipped": list(report.skipped) if len(report.skipped) <= 20 else len(report.skipped),
     }
 
 

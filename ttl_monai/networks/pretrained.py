@@ -37,7 +37,7 @@ class WeightInfo:
         name: `imagenet`, `none` or the file's path.
         source: address, or `pypi:` and the package.
         filename: name of the file in the cache folder.
-        sha256: the file's digest, or its first digits where upstream publishes no more; None if nothing is fixed.
+        sha256: the file's digest, or its first digits where upstream publishes no more; None if nothing is known.
         licence: of the weights.
         paper: of the network, or the training recipe.
         mean: per channel, in units of `input_range`.
@@ -135,7 +135,8 @@ def load_backbone(
         path = _locate(name, info)
     elif weights is not None and weights != "none":
         path = _existing_file(weights)
-        info = replace(info, name=str(path), source=str(path), filename=None, sha256=None, licence="unknown")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        info = replace(info, name=str(path), source=str(path), filename=None, sha256=digest, licence="unknown")
     else:
         info = replace(info, name="none", source="random initialisation", filename=None, sha256=None)
     source, rest = resolve_backbone(name)

@@ -6,6 +6,7 @@ from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_train
 from ttl_monai.reports.heat import plot_heat
 from ttl_monai.reports.localisation import plot_localisation, plot_maps, plot_randomised
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
+from ttl_monai.reports.published import published_row, published_table
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
 from ttl_monai.reports.search_tables import candidates_table, console_table, search_table
@@ -31,6 +32,8 @@ __all__ = [
     "plot_similarity",
     "plot_slice_scores",
     "plot_training_curves",
+    "published_row",
+    "published_table",
     "results_table",
     "results_tables",
     "search_table",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+HEADS = ("published", "cut", "network", "AUROC", "AUPRC", "params (M)", "MACs (G)", "source", "what differs")
+RULES = ("---", "---", "---", "---:", "---:", "---:", "---:", "---", "---")
 FIGURES = ("auroc", "auprc", "params", "macs", "cpu_s", "gpu_s")
 
 
@@ -56,6 +58,42 @@ def published_row(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str,
         **{name: best[name] for name in ("strategy", "cut", "backbone", "source")},
         "differs": _differs(found, best, table, row),
     }
+
+
+def published_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown lines of the published figures beside our rows, each once; none where there are none.
+
+    Args:
+        rows: rows of a table; those with `published` (see `published_row`) count.
+
+    Returns:
+        A heading line, the table, and a line with what differs in all of them.
+    """
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        if row.get("published"):
+            each = row["published"]
+            found.setdefault((each["strategy"], each["cut"], each["backbone"]), each)
+    if not found:
+        return []
+    said = {key: each["differs"].split("; ") for key, each in found.items()}
+    shared = [text for text in next(iter(said.values())) if all(text in texts for texts in said.values())]
+    lines = ["Published by the paper's authors, not measured here:", "", *(_line(each) for each in (HEADS, RULES))]
+    for key, each in found.items():
+        own = "; ".join(text for text in said[key] if text not in shared)
+        cut = "-" if each["cut"] is None else f"`{each['cut']}`"
+        size = [_number(each["params"], 1e6, 3), _number(each["macs"], 1e9, 3)]
+        values = [each["auroc"] or "-", each["auprc"] or "-", *size]
+        lines.append(_line([each["strategy"], cut, f"`{each['backbone']}`", *values, each["source"], own or "-"]))
+    return [*lines, "", f"What differs in all of these: {'; '.join(shared)}."] if shared else lines
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "-" if value is None else f"{value / scale:.{digits}f}"
 
 
 def _differs(

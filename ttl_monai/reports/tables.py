@@ -10,6 +10,8 @@ from typing import Any
 
 from scipy.stats import ttest_rel
 
+from ttl_monai.reports.published import published_table
+
 STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
 # Column head and the key within one repeat.
 CLASSIFICATION = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
@@ -48,7 +50,8 @@ def results_table(results: Mapping[str, Any]) -> str:
 
     Metrics are mean ± sample standard deviation over the repeats; one that is undefined in a repeat is NaN. A value is
     bold only where it beats every other line in a paired t-test over the same splits (two-sided p < 0.05). Of a
-    segmentation with several classes a second table has the Dice of each.
+    segmentation with several classes a second table has the Dice of each. Rows with `published` have the published
+    figures in a table of their own, marked as such.
 
     Args:
         results: `dataset`, `backbone`, `weights`, `spatial_size` (pixels, one number or one an axis), `max_epochs`,
@@ -87,7 +90,15 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines += _by_class(rows)
     about = "".join(text for key, text in ABOUT.items() if key in metrics.values())
     return (
-        "\n".join([*lines, "", *_legend(results, rows, about, any(winner is not None for winner in bold.values()))])
+        "\n".join(
+            [
+                *lines,
+                "",
+                *_legend(results, rows, about, any(winner is not None for winner in bold.values())),
+                *([""] if (published := published_table(rows)) else []),
+                *published,
+            ]
+        )
         + "\n"
     )
 
@@ -221,6 +232,7 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about
         f"Dataset: {results['dataset']}. Backbone: `{results['backbone']}`, weights: `{results['weights']}`, "
         f"{pixels}, at most {results['max_epochs']} epochs. Test set, {spread}. {about} Latency: "
         f"one image on the CPU{threads}. {noise}",
+        *(line for note in results.get("notes", ()) for line in ("", note)),
         "",
         f"Repeat it: `{results['command']}`",
     ]

@@ -107,6 +107,7 @@ class Plan:
         overlays: overlays of the bundle's train.json but for those of strategies.
         settings: config ids and their values, of all rows.
         weights: how the table calls the weights, where they are a file.
+        evaluated: whether the test section is scored; the trainings of a source data set only leave their network.
     """
 
     rows: tuple[Row, ...]
@@ -119,6 +120,7 @@ class Plan:
     overlays: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    evaluated: bool = True
 
     def cell(self, row: Row, number: int) -> Path:
         """The folder of a cell: of its run, or of its evaluation where the run lies elsewhere."""
@@ -159,7 +161,7 @@ def do_cell(plan: Plan, row: Row, number: int) -> None:
         if not row.runs and not _is_trained(plan, row, number):
             overrides = {**plan.overrides(row, number), **data, "datalist": str(repeat.datalist)}
             _run(plan.files(row), {**overrides, "resume": "auto", "output_dir": str(folder)})
-        if not _is_evaluated(folder, run):
+        if plan.evaluated and not _is_evaluated(folder, run):
             files = [*config_files(plan.bundle, ()), *config_files(plan.bundle, ("evaluate.json",))[1:]]
             place = {"datalist": str(repeat.test or repeat.datalist), "run_dir": str(run), "output_dir": str(folder)}
             _run(files, {**data, **place})
@@ -172,7 +174,7 @@ def is_done(plan: Plan, row: Row, number: int) -> bool:
         ValueError: it was made with other settings or data.
     """
     trained = bool(row.runs) or _is_trained(plan, row, number)
-    return trained and _is_evaluated(plan.cell(row, number), plan.run(row, number))
+    return trained and (not plan.evaluated or _is_evaluated(plan.cell(row, number), plan.run(row, number)))
 
 
 def _is_trained(plan: Plan, row: Row, number: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ttl_monai.data import Datalist
-from ttl_monai.engines.experiments.cells import Plan, Row, do_cell, is_done
+from ttl_monai.engines.experiments.cells import Plan, Repeat, Row, do_cell, is_done
 from ttl_monai.engines.experiments.repeats import made_data, make_repeats
 from ttl_monai.engines.experiments.results import make_table
 from ttl_monai.engines.search.space import config_files, open_workflow, quiet
@@ -49,6 +49,7 @@ class Comparison:
         overlays: overlays of the bundle after train.json, such as `backbone_resnet50.json`.
         settings: config ids of train.json and their values; None takes the bundle's own.
         set: further ones, as `ID=VALUE`.
+        repeated: what each repeat has of its own, for the table; None says whether it is the split, the seed or both.
         data: what is made where `dataset_dir` is None: `make`, the name of a function of `ttl_monai.data`, and its
             arguments.
         only: do these rows alone, and write no results yet.
@@ -69,6 +70,7 @@ class Comparison:
         overlays: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         set: Sequence[str] = (),
+        repeated: str | None = None,
         data: Mapping[str, Any] | None = None,
         only: Sequence[str] | None = None,
     ) -> None:
@@ -91,12 +93,7 @@ class Comparison:
         self.repeats = make_repeats(
             self.dataset_dir, lists, seeds, resplit=resplit, folder=self.output_dir / "datalists"
         )
-        lists_differ = len({each.datalist for each in self.repeats}) > 1
-        seeds_differ = len({each.seed for each in self.repeats}) > 1
-        self.repeated = (
-            " and ".join([*(["split by patient"] if lists_differ else []), *(["seed"] if seeds_differ else [])])
-            or "run"
-        )
+        self.repeated = repeated or _what_differs(self.repeats)
 
     def plan(self, rows: Sequence[Row], *, name: str = "", **changes: Any) -> Plan:
         """The cells of one table on the experiment's own data, checked.
@@ -125,13 +122,18 @@ class Comparison:
         check_plan(plan)
         return plan
 
-    def work(self, plan: Plan) -> None:
+    def work(self, plan: Plan, *, whole: bool = False) -> None:
         """Do the cells of a plan that are not done, with a line on each: what it is, and how many are left.
 
         Args:
             plan: the plan.
+            whole: do all of them, also where only some rows were asked for, which need them.
         """
-        rows = plan.rows if self.only is None else [row for row in plan.rows if {*_words(plan, row)} & {*self.only}]
+        rows = (
+            plan.rows
+            if self.only is None or whole
+            else [row for row in plan.rows if {*_words(plan, row)} & {*self.only}]
+        )
         cells = [(row, number) for number in range(len(plan.repeats)) for row in rows]
         waiting = [each for each in cells if not is_done(plan, *each)]
         label = f"{plan.name}: " if plan.name else ""
@@ -158,6 +160,15 @@ class Comparison:
         known = {word: None for plan in plans for row in plan.rows for word in _words(plan, row)}
         if strange := [word for word in self.only or () if word not in known]:
             raise ValueError(f"only {strange[0]!r} names no row: expected some of {', '.join(known)}")
+
+
+def _what_differs(repeats: Sequence[Repeat]) -> str:
+    """What each repeat has of its own."""
+    differ = {
+        "split by patient": len({each.datalist for each in repeats}) > 1,
+        "seed": len({each.seed for each in repeats}) > 1,
+    }
+    return " and ".join(name for name, does in differ.items() if does) or "nothing"
 
 
 def _words(plan: Plan, row: Row) -> list[str]:
@@ -188,10 +199,9 @@ def check_plan(plan: Plan) -> None:
         ValueError: what a training would refuse.
     """
     for repeat in plan.repeats:
-        for path in {repeat.datalist, repeat.test or repeat.datalist}:
-            Datalist.load(path, plan.dataset_dir).section(
-                "test" if path == repeat.test or not repeat.test else "training"
-            )
+        sections = {repeat.datalist: "training", **({repeat.test or repeat.datalist: "test"} if plan.evaluated else {})}
+        for path, section in sections.items():
+            Datalist.load(path, plan.dataset_dir).section(section)
     network = build_whole(plan)
     points = points_of(network)
     for row in plan.rows:

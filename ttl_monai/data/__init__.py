@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ttl_monai.data.pairs import CheckPaird, LoadPaird
     from ttl_monai.data.phantom import demo_lung_phantom, demo_phantom, make_phantom
     from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
-    from ttl_monai.data.phantom_findings import make_finding_phantom
+    from ttl_monai.data.phantom_findings import make_findings_phantom
+    from ttl_monai.data.phantom_masked import make_masked_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
     from ttl_monai.data.slices import SelectSliced, SliceOrientationd, segmentation_items, slice_items
@@ -53,11 +54,8 @@ __all__ = [
     "find_series",
     "hu_to_unit",
     "make_ctpa_phantom",
-<<<<<<< HEAD
-    "make_finding_phantom",
-=======
     "make_findings_phantom",
->>>>>>> 8965f7c215b999966ed2605974c69a7a54c96823
+    "make_masked_phantom",
     "make_phantom",
     "read_nifti",
     "read_series",
@@ -97,11 +95,8 @@ _MODULES = {
     "find_series": "dicom_series",
     "hu_to_unit": "windows",
     "make_ctpa_phantom": "phantom_ctpa",
-<<<<<<< HEAD
-    "make_finding_phantom": "phantom_findings",
-=======
     "make_findings_phantom": "phantom_findings",
->>>>>>> 8965f7c215b999966ed2605974c69a7a54c96823
+    "make_masked_phantom": "phantom_masked",
     "make_phantom": "phantom",
     "read_nifti": "nifti",
     "read_series": "dicom_series",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,9 @@ from ttl_monai.networks.features import PointFeatures, evaluation_mode
 from ttl_monai.networks.transfer import ImageInput
 
 __all__ = ["Excitation", "excite", "mean_activations"]
+
+_NOISE = 0.1  # standard deviation of what the logistic function turns into the first pixels
+_DOUBLINGS = 6
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,19 @@ def excite(
     _check(channels, features.channels[point], steps, jitter, size)
     device = network.mean.device
     generator = torch.Generator().manual_seed(seed)
-    noise = 0.1 * torch.randn(1, network.mean.shape[1], size, size, generator=generator)
-    latent = noise.repeat(len(channels), 1, 1, 1).to(device).requires_grad_()
+    noise = _NOISE * torch.randn(1, network.mean.shape[1], size, size, generator=generator).to(device)
     rows = torch.arange(len(channels), device=device)
     chosen = torch.as_tensor(list(channels), device=device)
-    optimiser = torch.optim.Adam([latent], lr=learning_rate)
 
     def respond(images: torch.Tensor) -> torch.Tensor:
         """Mean of each channel in its own image, (K,)."""
         return features(images)[point][rows, chosen].mean(dim=(1, 2))
 
     with evaluation_mode(network):
+        latent = _wake(noise.repeat(len(channels), 1, 1, 1), respond).requires_grad_()
+        optimiser = torch.optim.Adam([latent], lr=learning_rate)
         start = respond(latent.sigmoid())
-        scale = features(latent[:1].sigmoid())[point].std(dim=(0, 2, 3))[chosen].clamp(min=1e-6)
+        scale = features(noise.sigmoid())[point].std(dim=(0, 2, 3), correction=0)[chosen].clamp(min=1e-6)
         for step in range(steps):
             shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
             with torch.enable_grad():
@@ -114,6 +117,19 @@ def mean_activations(network: ImageInput, point: str | None, images: torch.Tenso
     features = PointFeatures(network, [point])
     with evaluation_mode(network):
         return features(images)[point].mean(dim=(2, 3)).cpu()
+
+
+def _wake(latent: torch.Tensor, respond: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Noise, doubled where a channel that ends in a ReLU is 0 all over it and so has no gradient to go by."""
+    for _ in range(_DOUBLINGS):
+        with torch.enable_grad():
+            images = latent.sigmoid().requires_grad_()
+            (gradient,) = torch.autograd.grad(respond(images).sum(), images)
+        asleep = gradient.abs().amax(dim=(1, 2, 3)) == 0
+        if not asleep.any():
+            break
+        latent = torch.where(asleep.view(-1, 1, 1, 1), 2 * latent, latent)
+    return latent
 
 
 def _check(channels: Sequence[int], count: int, steps: int, jitter: int, size: int) -> None:

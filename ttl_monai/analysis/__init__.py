@@ -2,6 +2,7 @@
 
 from ttl_monai.analysis.bootstrap import (
     Intervals,
+    Measure,
     classification_intervals,
     classification_measure,
     mean_intervals,
@@ -10,6 +11,14 @@ from ttl_monai.analysis.bootstrap import (
 from ttl_monai.analysis.canonical import CcaResult
 from ttl_monai.analysis.cca import cca, pwcca, svcca
 from ttl_monai.analysis.cka import linear_cka
+from ttl_monai.analysis.curves import (
+    Band,
+    Reliability,
+    curve_bands,
+    operating_intervals,
+    reliability,
+    threshold_at_sensitivity,
+)
 from ttl_monai.analysis.differences import Difference, PairedScores, paired_differences, t_test
 from ttl_monai.analysis.localisation import Extent, Localisation, localise, rank_correlation, spread_of
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
@@ -34,6 +43,7 @@ from ttl_monai.analysis.wachter import (
 )
 
 __all__ = [
+    "Band",
     "CcaResult",
     "CrossMoments",
     "Difference",
@@ -41,7 +51,9 @@ __all__ = [
     "Intervals",
     "LinearProbe",
     "Localisation",
+    "Measure",
     "PairedScores",
+    "Reliability",
     "Similarity",
     "Transition",
     "as_samples",
@@ -52,6 +64,7 @@ __all__ = [
     "cca",
     "classification_intervals",
     "classification_measure",
+    "curve_bands",
     "excess_area",
     "fit_probe",
     "linear_cka",
@@ -60,6 +73,7 @@ __all__ = [
     "mean_intervals",
     "mean_measure",
     "mean_std",
+    "operating_intervals",
     "operating_point",
     "overlap_coefficient",
     "paired_differences",
@@ -67,10 +81,12 @@ __all__ = [
     "pwcca",
     "quartile_rule",
     "rank_correlation",
+    "reliability",
     "sensitivity_specificity",
     "spread_of",
     "svcca",
     "t_test",
+    "threshold_at_sensitivity",
     "wachter_atom",
     "wachter_cdf",
     "wachter_density",

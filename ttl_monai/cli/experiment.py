@@ -38,6 +38,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME", choices=list(names), help="one of the above")
     parser.add_argument("--out", "--output_dir", type=Path, required=True, metavar="DIR", help="folder to write to")
+    _add_data(parser)
+    _add_what(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Options that say on what."""
     data = parser.add_argument_group("on what")
     data.add_argument("--demo", action="store_true", help="on made data, in the size of a test, with settings to match")
     data.add_argument("--dataset_dir", "--dataset-dir", type=Path, metavar="DIR", help="folder of the images")
@@ -58,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
         "--sources",
         nargs="+",
         metavar="NAME=FILE",
-        help="interdomain: datalists of the source, as full=chexpert_split0.json; a path below --source_dir or any other",
+        help="interdomain: datalists of the source, as full=chexpert_split0.json, below --source_dir or elsewhere",
     )
     data.add_argument(
         "--search",
@@ -66,6 +73,10 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="pooling: take the pooled trainings, data and settings of this search, instead of data",
     )
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is compared."""
     what = parser.add_argument_group("what")
     what.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the bundle, as bundles/covid_ttl")
     what.add_argument("--overlays", nargs="+", metavar="FILE", help="overlays of its train.json, by file name")
@@ -87,7 +98,6 @@ def add_parser(subparsers: Any) -> None:
     )
     what.add_argument("--only", nargs="+", metavar="ROW", help="do these rows alone and write no results yet, so that "
         "several processes share the work")  # fmt: skip
-    parser.set_defaults(run=run, parser=parser)
 
 
 def available() -> dict[str, str]:

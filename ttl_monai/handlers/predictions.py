@@ -115,6 +115,27 @@ class Predictions:
             [row["probabilities"] for row in rows], dtype=np.float64
         )
 
+    def _csv(self, rows: list[dict[str, Any]], threshold: float | None = None) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        decided = self.task == "binary" and threshold is not None
+        writer.writerow(
+            ["patient", "image", "label", *(f"probability_{name}" for name in self.class_names)]
+            + (["decision"] if decided else [])
+        )
+        for row in rows:
+            decision = [self.class_names[int(row["probabilities"][1] >= threshold)]] if decided else []
+            values = [f"{value:.6f}" for value in row["probabilities"]]
+            writer.writerow([row["patient"], row["image_id"], self._label(row["label"]), *values, *decision])
+        return buffer.getvalue()
+
+    def _label(self, label: Any) -> str:
+        if label is None:
+            return ""
+        if self.task != "multi-label":
+            return self.class_names[int(label)]
+        return "|".join(name for name, value in zip(self.class_names, label, strict=True) if value == 1)
+
     def _end(self, engine: Engine) -> None:
         raise NotImplementedError
 
@@ -126,14 +147,29 @@ class OperatingPoint(Predictions):
     from where the threshold of the best epoch goes into `model.json`. Other tasks have no single operating point:
     nothing is added. Attach to the evaluator, on every rank.
 
+    The scores of the best epoch are kept (`predictions.csv`, pseudonymous as those of `PredictionWriter`), so that a
+    threshold for another aim can be chosen later without the test section: see `ttl report`.
+
     Args:
         task: "binary", "multi-class" or "multi-label".
         class_names: names in the order of the network's outputs.
         pooling: "max", "mean" or "top-k" puts the rows of one `image_id` together first: windows become series.
+        output_dir: where `predictions.csv` of the best epoch goes; None keeps none.
 
     Raises:
         ValueError: if task or pooling is unknown, or the rows of one id differ in their labels.
     """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        class_names: Sequence[str],
+        pooling: str | None = None,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(task=task, class_names=class_names, pooling=pooling)
+        self.output_dir = None if output_dir is None else Path(output_dir)
 
     def _end(self, engine: Engine) -> None:
         rows = self._pooled(self._gathered())
@@ -145,6 +181,11 @@ class OperatingPoint(Predictions):
         engine.state.metrics.update(
             val_threshold=float(threshold), val_sensitivity=float(sensitivity), val_specificity=float(specificity)
         )
+        state: Any = engine.state
+        # MONAI has compared the key metric before its handlers run.
+        if self.output_dir is not None and state.best_metric_epoch == state.epoch and idist.get_rank() == 0:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.output_dir / "predictions.csv", self._csv(rows, float(threshold)).encode())
 
 
 class PredictionWriter(Predictions):
@@ -192,7 +233,7 @@ class PredictionWriter(Predictions):
         if idist.get_rank() != 0:
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.output_dir / "predictions.csv", self._csv(rows).encode())
+        write_atomically(self.output_dir / "predictions.csv", self._csv(rows, self.threshold).encode())
         written = ["predictions.csv"]
         if rows and all(row["label"] is not None for row in rows):
             metrics, intervals = self._metrics(rows), self._intervals(rows)
@@ -209,27 +250,6 @@ class PredictionWriter(Predictions):
             plot_roc_pr(labels, probabilities, self.class_names, self.output_dir / "roc_pr.png", threshold=threshold)
             written += ["metrics.json", "roc_pr.png"]
         logger.info("Wrote %s for %d images to %s.", ", ".join(written), len(rows), self.output_dir)
-
-    def _csv(self, rows: list[dict[str, Any]]) -> str:
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        decided = self.task == "binary" and self.threshold is not None
-        writer.writerow(
-            ["patient", "image", "label", *(f"probability_{name}" for name in self.class_names)]
-            + (["decision"] if decided else [])
-        )
-        for row in rows:
-            decision = [self.class_names[int(row["probabilities"][1] >= self.threshold)]] if decided else []
-            values = [f"{value:.6f}" for value in row["probabilities"]]
-            writer.writerow([row["patient"], row["image_id"], self._label(row["label"]), *values, *decision])
-        return buffer.getvalue()
-
-    def _label(self, label: Any) -> str:
-        if label is None:
-            return ""
-        if self.task != "multi-label":
-            return self.class_names[int(label)]
-        return "|".join(name for name, value in zip(self.class_names, label, strict=True) if value == 1)
 
     def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         labels, probabilities = self._arrays(rows)

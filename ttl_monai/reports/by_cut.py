@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -77,5 +76,5 @@ def plot_by_cut(curves: Curves, path: str | Path, *, title: str) -> Path:
 
 
 def _mean_std(values: Sequence[float | None]) -> tuple[float, float]:
-    known = [math.nan if value is None else value for value in values]
-    return fmean(known), stdev(known) if len(known) > 1 else 0.0
+    array = np.array([math.nan if value is None else value for value in values])
+    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else 0.0

@@ -58,7 +58,7 @@ class _Pick(NamedTuple):
     hollow: bool = False
 
 
-def plot_search(document: Mapping[str, Any], path: str | Path) -> Path:
+def draw_search(document: Mapping[str, Any]) -> Figure:
     """Draw a search: which method picked what, and metric, SVCCA overlap and parameters against the cut.
 
     Panels from above: a row a method with its pick (or why there is none); the metric's mean and standard deviation
@@ -68,10 +68,6 @@ def plot_search(document: Mapping[str, Any], path: str | Path) -> Path:
 
     Args:
         document: the content of a `search.json`.
-        path: the PNG file; its folder is made.
-
-    Returns:
-        The path written.
 
     Raises:
         ValueError: not a search document, see `check_document`.
@@ -100,7 +96,23 @@ def plot_search(document: Mapping[str, Any], path: str | Path) -> Path:
     entries = [axes.get_legend_handles_labels() for axes in (metric, *small)]
     handles, labels = ([item for pair in entries for item in pair[side]] for side in (0, 1))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9.5, frameon=False)
-    return save_png(figure, path)
+    return figure
+
+
+def plot_search(document: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the picture of a search, see `draw_search`.
+
+    Args:
+        document: the content of a `search.json`.
+        path: the PNG file; its folder is made.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: not a search document, see `check_document`.
+    """
+    return save_png(draw_search(document), path)
 
 
 def _picks(document: Mapping[str, Any]) -> list[_Pick]:

@@ -39,8 +39,13 @@ def repeat_it(documents: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(["Repeat it:", "", "```", *lines, "```"])
 
 
-def describe(document: Mapping[str, Any]) -> list[str]:
-    """Markdown paragraphs: what the search was measured on, what failed or was not determined, and the test split."""
+def describe(document: Mapping[str, Any], *, tested: bool = True) -> list[str]:
+    """Markdown paragraphs: what the search was measured on, what failed or was not determined, and the test split.
+
+    Args:
+        document: the content of a `search.json`.
+        tested: with the values of the test split.
+    """
     settings = ", ".join(f"{key} {value}" for key, value in document["settings"].items())
     repeats = document["repeats"]
     spread = (
@@ -59,7 +64,7 @@ def describe(document: Mapping[str, Any]) -> list[str]:
         f"{RULES.get(document['rule'], document['rule'])}, of the cuts with at least {100 * document['quorum']:.0f} % "
         f"of their repeats done.{worker}"
     )
-    return [text, *notes(document, code), *_test_split(document)]
+    return [text, *notes(document, code), *(_test_split(document) if tested else [])]
 
 
 def notes(document: Mapping[str, Any], quote: Callable[[str], str]) -> list[str]:

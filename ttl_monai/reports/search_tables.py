@@ -119,10 +119,20 @@ def console_table(document: Mapping[str, Any]) -> str:
 
 def methods_lines(document: Mapping[str, Any]) -> list[str]:
     """The lines of the markdown table of the methods, without what stands under it; the document is not checked."""
-    heads = ["method", "pick", f"`{document['metric']}`", "regret", "params (M)", "of FTL", "MACs (G)", "cells"]
-    heads += ["cost", "of two-stage's"]
+    heads, rows = methods_cells(document, code)
     lines = [markdown_line(heads), markdown_line(["---", "---"] + ["---:"] * (len(heads) - 2))]
-    return lines + [markdown_line(_texts(document, row, code)) for row in _rows(document)]
+    return lines + [markdown_line(cells) for cells in rows]
+
+
+def methods_cells(document: Mapping[str, Any], quote: Callable[[str], str] = str) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of the table of the methods; the document is not checked.
+
+    Args:
+        document: the content of a `search.json`.
+        quote: what is done with names of points and of the metric.
+    """
+    heads = ["method", "pick", quote(document["metric"]), "regret", "params (M)", "of FTL", "MACs (G)", "cells"]
+    return [*heads, "cost", "of two-stage's"], [_texts(document, row, quote) for row in _rows(document)]
 
 
 def _rows(document: Mapping[str, Any]) -> list[_Row]:

@@ -21,7 +21,7 @@ COLUMNS = (
 WHOLE = "whole"
 
 
-def plot_similarity(document: Mapping[str, Any], path: str | Path) -> Path:
+def draw_similarity(document: Mapping[str, Any]) -> Figure:
     """Draw the coefficients at each point with those of random features beside them, as the paper's Fig. 7.
 
     Boxes show quartiles, whiskers the whole range. The lower panel shows the overlap of the two distributions, its
@@ -30,17 +30,13 @@ def plot_similarity(document: Mapping[str, Any], path: str | Path) -> Path:
     Args:
         document: `points`, each with `point`, `coefficients`, `null_quantiles`, `null_quartiles`, `overlap` and
             `jackknife`; `runs`, `data`, `null`, and the `pick` with `determined` and `reason`.
-        path: the PNG file; its folder is made.
-
-    Returns:
-        The path written.
 
     Raises:
         ValueError: no point at all.
     """
     points = document["points"]
     if not points:
-        raise ValueError("plot_similarity needs at least one point, got none")
+        raise ValueError("a picture of similarity needs at least one point, got none")
     figure = Figure(figsize=(max(6.5, 0.75 * len(points) + 2.5), 6.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     places = np.arange(len(points))
@@ -69,27 +65,39 @@ def plot_similarity(document: Mapping[str, Any], path: str | Path) -> Path:
     _draw_overlap(lower, document, places)
     for axes in (upper, lower):
         _tidy(axes)
-    return _save(figure, path)
+    return figure
 
 
-def plot_matrix(document: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw how alike every point of one network is to every point of the other.
-
-    The shade is the normalised excess area: 0 for random features, 1 for equal ones, whatever the numbers of channels.
+def plot_similarity(document: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the picture of `draw_similarity`.
 
     Args:
-        document: `matrix` with `points` and `excess_area`; `runs`.
+        document: see there.
         path: the PNG file; its folder is made.
 
     Returns:
         The path written.
 
     Raises:
+        ValueError: no point at all.
+    """
+    return _save(draw_similarity(document), path)
+
+
+def draw_matrix(document: Mapping[str, Any]) -> Figure:
+    """Draw how alike every point of one network is to every point of the other.
+
+    The shade is the normalised excess area: 0 for random features, 1 for equal ones, whatever the numbers of channels.
+
+    Args:
+        document: `matrix` with `points` and `excess_area`; `runs`.
+
+    Raises:
         ValueError: there is no matrix.
     """
     matrix = document["matrix"]
     if not matrix:
-        raise ValueError("plot_matrix needs the comparison of all points, got none")
+        raise ValueError("a picture of similarity needs the comparison of all points, got none")
     values, names = np.asarray(matrix["excess_area"], np.float64), matrix["points"]
     size = max(4.5, 0.55 * len(names) + 2)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -103,7 +111,23 @@ def plot_matrix(document: Mapping[str, Any], path: str | Path) -> Path:
     axes.set_yticks(places, names)
     axes.set(xlabel=document["runs"][1], ylabel=document["runs"][0], title="Excess of SVCCA over random features")
     figure.colorbar(image, ax=axes, shrink=0.8, label="0: as random features, 1: equal")
-    return _save(figure, path)
+    return figure
+
+
+def plot_matrix(document: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the picture of `draw_matrix`.
+
+    Args:
+        document: see there.
+        path: the PNG file; its folder is made.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: there is no matrix.
+    """
+    return _save(draw_matrix(document), path)
 
 
 def similarity_csv(document: Mapping[str, Any]) -> str:

@@ -202,19 +202,31 @@ def check_plan(plan: Plan) -> None:
         sections = {repeat.datalist: "training", **({repeat.test or repeat.datalist: "test"} if plan.evaluated else {})}
         for path, section in sections.items():
             Datalist.load(path, plan.dataset_dir).section(section)
-    network = build_whole(plan)
-    points = points_of(network)
-    for row in plan.rows:
-        if row.cut is not None:
-            find_point(points, row.cut)
+    first = build_network_of(plan, plan.rows[0])  # with its weights: an error comes now
+    cuts = [row.cut for row in plan.rows if row.cut is not None]
+    if cuts:
+        points = points_of(
+            first if plan.rows[0].strategy == "FTL" else build_network_of(plan, Row("FTL"), weights="none")
+        )
+        for cut in cuts:
+            find_point(points, cut)
 
 
-def build_whole(plan: Plan) -> nn.Module:
-    """The whole network of a plan before training, with its weights."""
+def build_network_of(plan: Plan, row: Row, *, weights: str | None = None) -> nn.Module:
+    """The network of a row before training.
+
+    Args:
+        plan: the plan.
+        row: the row.
+        weights: in place of those of the plan.
+
+    Raises:
+        ValueError: what its config refuses.
+    """
     place = {"dataset_dir": str(plan.dataset_dir), "datalist": str(plan.repeats[0].datalist)}
-    row = Row("FTL")
+    other = {} if weights is None else {"network_def#weights": weights}
     with quiet("ttl_monai"):
-        workflow = open_workflow(plan.files(row), {**plan.overrides(row, 0), **place})
+        workflow = open_workflow(plan.files(row), {**plan.overrides(row, 0), **place, **other})
         network: nn.Module = workflow.parser.get_parsed_content("network_def")
     return network
 
@@ -231,7 +243,7 @@ def candidate_points(plan: Plan, level: str) -> list[Point]:
     """
     if level not in ("stage", "block"):
         raise ValueError(f"level must be 'stage' or 'block', got {level!r}")
-    network = build_whole(plan)
+    network = build_network_of(plan, Row("FTL"))
     whole = count_params(backbone_of(network))
     levels = ("stage",) if level == "stage" else ("stage", "block")
     found = [each for each in points_of(network) if each.level in levels and each.params < whole]

@@ -16,7 +16,7 @@ import torch
 from ttl_monai.analysis import PairedScores, mean_intervals, mean_measure, paired_differences
 from ttl_monai.data import Datalist
 from ttl_monai.engines.experiments.cells import Row
-from ttl_monai.engines.experiments.comparison import Comparison, build_whole
+from ttl_monai.engines.experiments.comparison import Comparison, build_network_of
 from ttl_monai.engines.experiments.maps import (
     EQUAL,
     OWN,
@@ -98,7 +98,7 @@ class Saliency(Comparison):
         self.check_only([self._plan])
         self.masks = self._open(masks)
         masked_items(self.masks, images=images)
-        network = build_whole(self._plan)
+        network = build_network_of(self._plan, self._plan.rows[0])
         if not isinstance(network, TransferClassifier) or network.mean.ndim != 4:
             raise ValueError("maps are made of classifiers of 2D images; a bundle of another kind was given")
 

@@ -142,7 +142,8 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     places = [arguments.demo, arguments.dataset_dir is not None, arguments.search is not None]
     if "dataset_dir" in config and sum(places) != 1:
         raise ValueError("pass either --demo, for made data, or --dataset_dir and --datalist")
-    own, training = [], []
+    own: list[str] = []  # settings of the experiment; the others are those of the training
+    training: list[str] = []
     for text in arguments.set:
         (own if text.partition("=")[0].partition("#")[0] in config else training).append(text)
     given = {name: getattr(arguments, name) for name in _OPTIONS}

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 from .conftest import refused
@@ -16,14 +17,14 @@ QUIET = dict.fromkeys(("spatial_size", "max_epochs", "learning_rate", "network_d
 def predict(make_workflow, trained, tmp_path):
     """The positive class's score of each file below a folder."""
 
-    def run(folder):
+    def run(folder, **options):
         make_workflow(
             "inference.json",
             workflow_type="infer",
             dataset_dir=str(folder),
             run_dir=str(trained),
             file_names=True,
-            **QUIET | {"output_dir": str(tmp_path / "out")},
+            **QUIET | {"output_dir": str(tmp_path / "out")} | options,
         ).run()
         rows = csv.DictReader((tmp_path / "out/predictions.csv").open())
         return {row["image"]: float(row["probability_positive"]) for row in rows}
@@ -71,3 +72,13 @@ def test_a_broken_file_is_named_and_nothing_is_written(predict, tmp_path):
     with refused("broken.png"):
         predict(tmp_path / "in")
     assert not (tmp_path / "out/predictions.csv").exists()
+
+
+def test_grad_cam_on_request(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        write_xray(tmp_path / "in" / name, photometric="MONOCHROME2", invert=name == "b.dcm")
+    assert len(predict(tmp_path / "in", gradcam=True)) == 2
+    pictures = sorted((tmp_path / "out").glob("*gradcam*"))
+    assert [path.name for path in pictures] == ["image_000_gradcam.png", "image_001_gradcam.png"]
+    assert all(Image.open(path).width > 300 for path in pictures)

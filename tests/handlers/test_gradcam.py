@@ -4,12 +4,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.transforms import LoadImaged, Resized
 from torch import nn
 
 from ttl_monai.data import SeriesDataset, VolumeCache, VolumeReader
 from ttl_monai.data.transforms import CenterSquareCropd
-from ttl_monai.handlers import GradCamWriter, gradcam
+from ttl_monai.handlers import GradCamPictures, GradCamWriter, gradcam
 from ttl_monai.networks import TransferClassifier
 
 SPOT = (70.0, -12.0, 40.0)  # mm, RAS
@@ -119,3 +120,35 @@ def test_a_map_of_one_place_says_that_it_says_nothing(network, series, drawn, tm
     monkeypatch.setattr(gradcam, "grad_cam", lambda network, image: torch.ones(image[:, 0].shape))
     write(network, series, tmp_path)
     assert "the same everywhere: the last feature map has one place" in drawn[0][1]["title"]
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "pred", "target", "words"),
+    [
+        ("binary", 2, [0.9, 0.1], 1, "0.100: Grad-CAM for 'b'"),
+        ("multi-class", 3, [0.2, 0.1, 0.7], 2, "0.700: Grad-CAM for 'c'"),
+        ("multi-label", 3, [0.8, 0.1, 0.7], 0, "0.800: Grad-CAM for 'a'"),
+    ],
+)
+def test_each_image_of_an_inference_gets_a_picture(task, classes, pred, target, words, drawn, monkeypatch, tmp_path):
+    asked = []
+
+    def found(network, image, **options):
+        asked.append(options)
+        return image[:, 0]
+
+    monkeypatch.setattr(gradcam, "grad_cam", found)
+    network = nn.Linear(1, classes)  # its device alone is asked for
+    engine = Engine(lambda engine, batch: [{"pred": torch.tensor(pred)} for _ in batch])
+    GradCamPictures(network=network, output_dir=tmp_path, task=task, class_names=["a", "b", "c"][:classes]).attach(
+        engine
+    )
+    images = [torch.rand(1, 8, 8) for _ in range(3)]
+    batches = [[{"image": images[k], "image_id": f"id{k}"} for k in part] for part in ((0, 1), (2,))]
+    engine.run(batches, max_epochs=1)
+    assert [each["target"] for each in asked] == [target] * 3
+    assert {each["multi_label"] for each in asked} == {task == "multi-label"}
+    assert [args[3].name for args, _ in drawn] == [f"image_{k:03}_gradcam.png" for k in range(3)]
+    assert [args[2] for args, _ in drawn] == [["id0"], ["id1"], ["id2"]]
+    assert all(options["title"] == words for _, options in drawn)
+    assert np.array_equal(drawn[2][0][0], images[2].numpy())

@@ -20,6 +20,7 @@ from ttl_monai.analysis.curves import (
     threshold_at_sensitivity,
 )
 from ttl_monai.analysis.differences import Difference, PairedScores, paired_differences, t_test
+from ttl_monai.analysis.localisation import Extent, Localisation, localise, rank_correlation, spread_of
 from ttl_monai.analysis.moments import CrossMoments, as_samples, match_grids
 from ttl_monai.analysis.overlap import bhattacharyya, excess_area, overlap_coefficient, quartile_rule
 from ttl_monai.analysis.probe import LinearProbe, fit_probe
@@ -46,8 +47,10 @@ __all__ = [
     "CcaResult",
     "CrossMoments",
     "Difference",
+    "Extent",
     "Intervals",
     "LinearProbe",
+    "Localisation",
     "Measure",
     "PairedScores",
     "Reliability",
@@ -65,6 +68,7 @@ __all__ = [
     "excess_area",
     "fit_probe",
     "linear_cka",
+    "localise",
     "match_grids",
     "mean_intervals",
     "mean_measure",
@@ -76,8 +80,10 @@ __all__ = [
     "pick_transition",
     "pwcca",
     "quartile_rule",
+    "rank_correlation",
     "reliability",
     "sensitivity_specificity",
+    "spread_of",
     "svcca",
     "t_test",
     "threshold_at_sensitivity",

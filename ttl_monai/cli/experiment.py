@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,6 +150,8 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     overrides = {name: _plain(value) for name, value in given.items() if value not in (None, [])} | {"set": training}
     if not training:
         del overrides["set"]
+    if arguments.demo and "small" in config:  # an experiment without data has its demo in the size alone
+        overrides["small"] = True
     if unknown := sorted(overrides.keys() - config.keys()):
         raise ValueError(f"the experiment {arguments.name} has no --{unknown[0]}; its config is {arguments.name}.json")
     if own:
@@ -166,7 +169,7 @@ def command_line(arguments: argparse.Namespace) -> str:
         if value in (None, []) or name == "only":
             continue
         if name == "set":
-            values = [each for each in value if not each.partition("=")[0].endswith("_dir")]
+            values = [each for each in value if not _names_a_place(each)]
             words += ["--set", *map(shlex.quote, values)] if values else []
             continue
         words.append(f"--{name}")
@@ -178,6 +181,11 @@ def command_line(arguments: argparse.Namespace) -> str:
             values = value if isinstance(value, list) else [value]
             words += _places(name, values) if name in _PATHS else [shlex.quote(str(each)) for each in values]
     return " ".join([*words, "--out", "OUT"])
+
+
+def _names_a_place(setting: str) -> bool:
+    """Whether a setting is a folder, or a value with a path of this machine in it."""
+    return setting.partition("=")[0].endswith("_dir") or re.search(r"[='\"]\s*/", setting) is not None
 
 
 def _places(name: str, paths: list[Path]) -> list[str]:

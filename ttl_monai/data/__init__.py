@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ttl_monai.data.pairs import CheckPaird, LoadPaird
     from ttl_monai.data.phantom import demo_lung_phantom, demo_phantom, make_phantom
     from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
+    from ttl_monai.data.phantom_findings import make_findings_phantom
+    from ttl_monai.data.phantom_masked import make_masked_phantom
     from ttl_monai.data.phantom_tissue import demo_tissue_phantom, make_tissue_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
@@ -55,6 +57,7 @@ __all__ = [
     "hu_to_unit",
     "make_ctpa_phantom",
     "make_findings_phantom",
+    "make_masked_phantom",
     "make_phantom",
     "make_tissue_phantom",
     "read_nifti",
@@ -97,6 +100,7 @@ _MODULES = {
     "hu_to_unit": "windows",
     "make_ctpa_phantom": "phantom_ctpa",
     "make_findings_phantom": "phantom_findings",
+    "make_masked_phantom": "phantom_masked",
     "make_phantom": "phantom",
     "make_tissue_phantom": "phantom_tissue",
     "read_nifti": "nifti",

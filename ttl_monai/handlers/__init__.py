@@ -2,7 +2,7 @@
 
 from ttl_monai.handlers.checkpoint import RunCheckpoint
 from ttl_monai.handlers.feature_cache import FeatureCache
-from ttl_monai.handlers.gradcam import GradCamWriter
+from ttl_monai.handlers.gradcam import GradCamPictures, GradCamWriter
 from ttl_monai.handlers.masks import MaskScores, MaskWriter
 from ttl_monai.handlers.metrics import Auprc, Auroc, is_better, to_columns
 from ttl_monai.handlers.predictions import OperatingPoint, PredictionWriter
@@ -17,6 +17,7 @@ __all__ = [
     "Auroc",
     "Dice",
     "FeatureCache",
+    "GradCamPictures",
     "GradCamWriter",
     "Hausdorff95",
     "Jaccard",

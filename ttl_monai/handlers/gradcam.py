@@ -1,14 +1,15 @@
-"""Where in a series the network sees the finding: Grad-CAM as a volume that lies on the scan, and as a picture."""
+"""Where the network sees the finding: Grad-CAM as a picture, of a series also as a volume that lies on the scan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from ignite.engine import Engine, Events
 from scipy.ndimage import affine_transform
 
 from ttl_monai.data.volume_cache import CachedVolume
@@ -17,6 +18,7 @@ from ttl_monai.reports import plot_heat
 
 SHOWN_SLICES = 6
 PERCENT = 100
+_ONE_PLACE = "the last feature map has one place (a lower cut has more)"
 
 
 class GradCamWriter:
@@ -79,9 +81,7 @@ class GradCamWriter:
         shown = np.sort(np.argsort(-heat.sum(axis=(1, 2)), kind="stable")[:SHOWN_SLICES])
         start = int(window["start"])
         across, down, _ = np.linalg.norm(affine[:3, :3], axis=0)
-        what = f"Grad-CAM for '{self.class_name}'" if heat.any() else f"nothing speaks for '{self.class_name}'"
-        if heat.any() and heat.min() == heat.max():
-            what += ", the same everywhere: the last feature map has one place (a lower cut has more)"
+        what = _describe(heat, self.class_name)
         plot_heat(
             image[shown],
             heat[shown],
@@ -91,6 +91,68 @@ class GradCamWriter:
             label="Grad-CAM, share of its maximum in the window",
             aspect=float(down / across),
         )
+
+
+class GradCamPictures:
+    """Write the Grad-CAM of each image of an inference as a picture: `image_000_gradcam.png` for the first one.
+
+    The picture is of the image as the network saw it, cut to a square. The numbers are those of the rows of
+    `predictions.csv`. Of a binary task the evidence for class 1 is shown, else that for the likeliest class. Attach to
+    the evaluator of an inference in one process, before or after `PredictionWriter`.
+
+    Args:
+        network: the classifier.
+        output_dir: where the files go.
+        task: "binary", "multi-class" or "multi-label".
+        class_names: names in the order of the network's outputs.
+    """
+
+    def __init__(
+        self, *, network: TransferClassifier, output_dir: str | Path, task: str, class_names: Sequence[str]
+    ) -> None:
+        self.network, self.output_dir, self.task = network, Path(output_dir), task
+        self.class_names = tuple(class_names)
+        self._written = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator whose outputs are decollated (one dictionary an item)."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self._written = 0
+
+    def _write(self, engine: Engine) -> None:
+        state: Any = engine.state
+        for item, output in zip(state.batch, state.output, strict=True):
+            probabilities = torch.as_tensor(output["pred"]).float()
+            target = 1 if self.task == "binary" else int(probabilities.argmax())
+            self._draw(item, target, float(probabilities[target]))
+            self._written += 1
+
+    def _draw(self, item: Mapping[str, Any], target: int, probability: float) -> None:
+        image = torch.as_tensor(item["image"]).float()  # (C, H, W)
+        device = next(self.network.parameters()).device
+        heat = grad_cam(
+            self.network, image[None].to(device), target=target, multi_label=self.task == "multi-label"
+        ).cpu()
+        plot_heat(
+            image.mean(dim=0, keepdim=True).cpu().numpy(),
+            heat.numpy(),
+            [str(item["image_id"])],
+            self.output_dir / f"image_{self._written:03}_gradcam.png",
+            title=f"{probability:.3f}: {_describe(heat.numpy(), self.class_names[target])}",
+            label="Grad-CAM, share of its maximum",
+        )
+
+
+def _describe(heat: np.ndarray, class_name: str) -> str:
+    """What a map shows, in words."""
+    if not heat.any():
+        return f"nothing speaks for '{class_name}'"
+    if heat.min() == heat.max():
+        return f"Grad-CAM for '{class_name}', the same everywhere: {_ONE_PLACE}"
+    return f"Grad-CAM for '{class_name}'"
 
 
 def _resample(heat: np.ndarray, affine: np.ndarray, onto: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Figures and tables of a run and of a search: pure functions from records to files and text."""
 
 from ttl_monai.reports.emboli import emboli_table
+from ttl_monai.reports.features import plot_features
 from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_training_curves
 from ttl_monai.reports.heat import plot_heat
+from ttl_monai.reports.localisation import plot_localisation, plot_maps, plot_randomised
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
 from ttl_monai.reports.page import write_report
 from ttl_monai.reports.published import published_row, published_table
@@ -19,9 +21,13 @@ __all__ = [
     "console_table",
     "docs_section",
     "emboli_table",
+    "plot_features",
     "plot_heat",
+    "plot_localisation",
+    "plot_maps",
     "plot_masks",
     "plot_matrix",
+    "plot_randomised",
     "plot_roc_pr",
     "plot_search",
     "plot_similarity",

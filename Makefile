@@ -38,14 +38,14 @@ quality: $(VENV)/.dev  ## check code, types, configs and datalists, change nothi
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find bundles -path '*/configs/*.json' -o -path 'bundles/schema/*.json' | xargs $(BIN)/check-json
-	find bundles -path '*/configs/*.json' | xargs $(JSON)
+	find bundles experiments -path '*/configs/*.json' -o -path 'bundles/schema/*.json' -o -path 'experiments/*.json' | xargs $(BIN)/check-json
+	find bundles experiments -path '*/configs/*.json' -o -path 'experiments/*.json' | xargs $(JSON)
 	$(BIN)/python -m pytest --quiet --durations=0 --durations-min=5 tests/datalists tests/test_architecture.py
 
 style: $(VENV)/.dev  ## format code and configs
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find bundles -path '*/configs/*.json' | xargs $(JSON) --autofix
+	find bundles experiments -path '*/configs/*.json' -o -path 'experiments/*.json' | xargs $(JSON) --autofix
 
 clean:  ## remove the environment, caches, and what demos and trainings left in the bundles
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -167,3 +167,14 @@ def test_other_records_have_sections_of_their_own(bundle, monkeypatch):
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("<!-- begin emboli -->\n\nmade of it\n\n<!-- end emboli -->\n")
     assert "| FTL | - | 0.750 |" in text
+
+
+def test_tables_of_an_experiment_replace_those_of_the_same_data_and_network(bundle, tmp_path):
+    new = {**RESULTS, "max_epochs": 9, "rows": [{**RESULTS["rows"][0], "run": "runs/ftl_none_0"}]}
+    other = {**RESULTS, "backbone": "resnet18"}
+    (tmp_path / "results.json").write_text(json.dumps({"experiment": "strategies", "tables": [new, other]}))
+    assert ttl_table(bundle, "--results", tmp_path / "results.json") == 0
+    tables = json.loads((bundle / "docs/results.json").read_text())["tables"]
+    assert [(each["backbone"], each["max_epochs"]) for each in tables] == [("resnet50", 9), ("resnet18", 1)]
+    assert "runs/" not in json.dumps(tables)
+    assert "at most 9 epochs" in (bundle / "docs/README.md").read_text(encoding="utf-8")

@@ -37,6 +37,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME", choices=list(names), help="one of the above")
     parser.add_argument("--out", "--output_dir", type=Path, required=True, metavar="DIR", help="folder to write to")
+    _add_data(parser)
+    _add_what(parser)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Options that say on what."""
     data = parser.add_argument_group("on what")
     data.add_argument("--demo", action="store_true", help="on made data, in the size of a test, with settings to match")
     data.add_argument("--dataset_dir", "--dataset-dir", type=Path, metavar="DIR", help="folder of the images")
@@ -65,6 +72,10 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR",
         help="pooling: take the pooled trainings, data and settings of this search, instead of data",
     )
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is compared."""
     what = parser.add_argument_group("what")
     what.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the bundle, as bundles/covid_ttl")
     what.add_argument("--overlays", nargs="+", metavar="FILE", help="overlays of its train.json, by file name")
@@ -86,7 +97,6 @@ def add_parser(subparsers: Any) -> None:
     )
     what.add_argument("--only", nargs="+", metavar="ROW", help="do these rows alone and write no results yet, so that "
         "several processes share the work")  # fmt: skip
-    parser.set_defaults(run=run, parser=parser)
 
 
 def available() -> dict[str, str]:
@@ -131,7 +141,8 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     places = [arguments.demo, arguments.dataset_dir is not None, arguments.search is not None]
     if "dataset_dir" in config and sum(places) != 1:
         raise ValueError("pass either --demo, for made data, or --dataset_dir and --datalist")
-    own, training = [], []
+    own: list[str] = []  # settings of the experiment; the others are those of the training
+    training: list[str] = []
     for text in arguments.set:
         (own if text.partition("=")[0].partition("#")[0] in config else training).append(text)
     given = {name: getattr(arguments, name) for name in _OPTIONS}

@@ -40,7 +40,9 @@ def make_findings_phantom(
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    records, hashes = [], {}
+    labels: list[tuple[float | None, ...]] = []
+    records: list[Record] = []
+    hashes: dict[str, str] = {}
     for index in range(patients):
         rng = np.random.default_rng((seed, 1, index))
         anatomy = Anatomy.draw(rng)
@@ -55,8 +57,8 @@ def make_findings_phantom(
             hashes[name] = hashlib.sha256(content).hexdigest()
             found = (opacity, anatomy.heart > 1, anatomy.domes[0] < 0.47)  # the middle of what is drawn
             unknown = rng.random(len(FINDINGS)) < _UNKNOWN
-            label = tuple(None if hidden else float(value) for value, hidden in zip(found, unknown, strict=True))
-            records.append(Record(len(records) + 2, name, label, f"S{index + 1:04}"))
+            labels.append(tuple(None if hidden else float(value) for value, hidden in zip(found, unknown, strict=True)))
+            records.append(Record(len(records) + 2, name, labels[-1], f"S{index + 1:04}"))
     for name, group in [*GROUPS.items(), ("datalist", FINDINGS)]:
         header = {
             "name": "phantom_findings",
@@ -65,7 +67,9 @@ def make_findings_phantom(
             "made_by": f"ttl_monai.data.make_findings_phantom(seed={seed}, patients={patients}, size={tuple(size)})",
         }
         places = [FINDINGS.index(each) for each in group]
-        own = [each._replace(label=tuple(each.label[k] for k in places)) for each in records]  # type: ignore[index]
+        own = [
+            each._replace(label=tuple(label[k] for k in places)) for each, label in zip(records, labels, strict=True)
+        ]
         table = Table("multi-label", list(group), own)
         (listed,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
         for entry in (entry for section in ("training", "validation", "test") for entry in listed[section]):

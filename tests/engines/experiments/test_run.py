@@ -67,7 +67,7 @@ def test_what_is_done_is_not_done_again_and_a_part_writes_no_results(finished):
 
 
 def test_a_folder_of_other_settings_or_data_is_refused(finished, capsys):
-    out, run = finished
+    _, run = finished
     assert run(settings=[*TINY, "patience=3"]) == 2
     assert re.search(
         r"made with other settings or data.*: patience 5 instead of 3\. Give another", capsys.readouterr().err

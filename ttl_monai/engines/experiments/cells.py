@@ -19,10 +19,10 @@ from ttl_monai.handlers.files import file_sha256
 STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
 _CUT = ("LWFT", "TF", "TTL")  # those that are made at a point
 _LIST = "SHA-256 of the datalist"
-# Ids of train.json that say where and how fast a training runs, not what is trained.
+# Ids of train.json that say where and how fast a training runs and what it records, not what is trained.
 _PLACES = {
     *("_meta_", "_desc_", "imports", "bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir"),
-    *("device", "num_workers", "rank", "is_not_rank0", "resume"),
+    *("device", "num_workers", "rank", "is_not_rank0", "resume", "record", "checkpoint", "initialize", "run"),
 }
 
 
@@ -195,6 +195,8 @@ def _check(plan: Plan, row: Row, number: int, record: Mapping[str, Any]) -> None
     parser.parse()  # as a workflow does: ids and references get their full form
     asked = json.loads(json.dumps(parser.config, default=str))
     made = dict(record["config"])
+    for name in ("train", "validate"):  # handlers record, too
+        asked[name], made[name] = ({**each[name], "handlers": None} for each in (asked, made))
     asked[_LIST], made[_LIST] = file_sha256(plan.repeats[number].datalist), record["data"]["sha256"]
     wrong = sorted(name for name in (asked.keys() | made.keys()) - _PLACES if asked.get(name) != made.get(name))
     if wrong:

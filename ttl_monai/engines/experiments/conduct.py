@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ttl_monai.engines.search.search import _program
 from ttl_monai.handlers.files import write_atomically
+from ttl_monai.reports import write_report
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +54,5 @@ def conduct(experiment: Runnable, *, name: str, output_dir: str | Path, command:
         table["command"] = command
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(document, indent=4) + "\n").encode())
-    write_page(folder)
+    write_report([folder], folder / "report.html")
     logger.info("Results and report: %s", folder)
-
-
-def write_page(folder: Path) -> None:
-    """The report of a folder with results.json."""
-    from ttl_monai import reports
-
-    if hasattr(reports, "write_report"):
-        reports.write_report([folder], folder / "report.html")

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from ttl_monai.analysis import (
     auprc_trapezoid,
@@ -123,3 +123,27 @@ def test_an_unknown_task_raises(handler, tmp_path):
     more = {"output_dir": tmp_path} if handler is PredictionWriter else {}
     with pytest.raises(ValueError, match="task must be one of binary, multi-class, multi-label"):
         handler(task="regression", class_names=["a"], **more)
+
+
+def test_the_scores_of_the_best_validation_are_kept(tmp_path):
+    probabilities, labels = binary()
+    worse = torch.full_like(probabilities, 0.5)
+    handler = OperatingPoint(task="binary", class_names=["no", "yes"], output_dir=tmp_path / "validation")
+    for epoch, best, values in ((1, 1, probabilities), (2, 1, worse)):
+
+        def step(engine, indices, values=values):
+            engine.state.batch = [{"patient": f"key{i}", "image_id": f"id{i}", "label": labels[i]} for i in indices]
+            return [{"pred": values[i]} for i in indices]
+
+        engine = Engine(step)
+        engine.add_event_handler(
+            Events.STARTED, lambda engine, best=best: setattr(engine.state, "best_metric_epoch", best)
+        )
+        engine.add_event_handler(
+            Events.EPOCH_STARTED, lambda engine, epoch=epoch: setattr(engine.state, "epoch", epoch)
+        )
+        handler.attach(engine)
+        engine.run([range(37)])
+    rows = list(csv.DictReader((tmp_path / "validation" / "predictions.csv").open()))
+    assert [float(row["probability_yes"]) for row in rows] == pytest.approx(probabilities[:, 1].tolist(), abs=1e-6)
+    assert [row["label"] for row in rows] == [["no", "yes"][i] for i in labels]

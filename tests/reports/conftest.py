@@ -62,7 +62,7 @@ def method(document, name, pick, cells, seconds, **changes):
     return {**row, **changes}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_search():
     """A search document of made numbers: `make_search(net="lite0", repeats=3, picks=...)`."""
 

@@ -124,7 +124,7 @@ def _render(title: str, sections: Sequence[Section], inputs: Inputs) -> str:
 
 def _drawing(figure: Figure) -> Markup:
     """The SVG as it is: made here, its texts escaped by the writer of the XML."""
-    return Markup(figure.svg or "")
+    return Markup(figure.svg())
 
 
 def _title(inputs: Inputs) -> str:

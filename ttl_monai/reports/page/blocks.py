@@ -78,9 +78,13 @@ class Figure:
     plain: bool = False
 
     @property
-    def svg(self) -> str | None:
-        """The drawing as inline SVG; None of a file."""
-        return to_svg(self.source, self.name, self.title, self.alt) if isinstance(self.source, Drawing) else None
+    def is_drawn(self) -> bool:
+        """Whether it was drawn here; else it is a file of a run."""
+        return isinstance(self.source, Drawing)
+
+    def svg(self) -> str:
+        """The drawing as inline SVG; nothing of a file."""
+        return to_svg(self.source, self.name, self.title, self.alt) if isinstance(self.source, Drawing) else ""
 
     @property
     def data_uri(self) -> str:

@@ -12,7 +12,8 @@ from sklearn import metrics
 from ttl_monai.analysis import curve_bands, reliability
 from ttl_monai.reports.figures import PALETTE
 from ttl_monai.reports.page.blocks import Block, Figure, Section, Table, fixed
-from ttl_monai.reports.page.inputs import Inputs, Predictions, Run
+from ttl_monai.reports.page.inputs import Inputs
+from ttl_monai.reports.page.runs import Predictions, Run
 from ttl_monai.reports.page.svg import legend_below, new_figure
 
 TOGETHER = 4  # curves in one figure

@@ -9,7 +9,8 @@ from sklearn.metrics import confusion_matrix
 
 from ttl_monai.analysis import operating_intervals, threshold_at_sensitivity
 from ttl_monai.reports.page.blocks import Block, Section, Table, fixed, interval
-from ttl_monai.reports.page.inputs import Inputs, Run, shown_key
+from ttl_monai.reports.page.inputs import Inputs, shown_key
+from ttl_monai.reports.page.runs import Run
 
 MOST_WRONG = 10
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ttl_monai.reports.figures import PALETTE
 from ttl_monai.reports.page.blocks import NONE, Block, Figure, Gallery, Section, Table, fixed, interval
-from ttl_monai.reports.page.inputs import Inputs, Run, shown_key
+from ttl_monai.reports.page.inputs import Inputs, shown_key
+from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.page.svg import new_figure
 
 MOST = 12  # pictures of a gallery

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ttl_monai.reports.page.blocks import NONE, Section, Table
-from ttl_monai.reports.page.inputs import Inputs, Run
+from ttl_monai.reports.page.inputs import Inputs
+from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.search_document import command_lines, search_title
 
 # A path from a root, which may tell of a machine or of a patient; also with a drive, a home, or as the value of `=`.

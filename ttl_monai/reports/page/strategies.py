@@ -8,7 +8,8 @@ from typing import Any
 
 from ttl_monai.analysis import PairedScores, paired_differences
 from ttl_monai.reports.page.blocks import NONE, Section, Table, fixed, interval, numbers, spread
-from ttl_monai.reports.page.inputs import Inputs, Run, comparable
+from ttl_monai.reports.page.inputs import Inputs, comparable
+from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.search_document import duration, share
 from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, SEGMENTATION, VOLUMES, _order
 

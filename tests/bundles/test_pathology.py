@@ -23,6 +23,7 @@ def demo(monkeypatch, tmp_path):
     return OWN_DATA | {"demo_dir": str(tmp_path / "demo")}
 
 
+@pytest.mark.slow
 def test_the_demo_is_trained_evaluated_and_predicted(make_workflow, demo, tmp_path, monkeypatch):
     workflow = make_workflow("train.json", "data_pathology.json", "strategy_ttl.json", **demo)
     workflow.run()

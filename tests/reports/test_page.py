@@ -294,6 +294,7 @@ CHECKS = """(() => {
 })()"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
 def test_a_browser_shows_it_whole_on_phone_and_desk_in_light_and_dark(written, tmp_path):
     with load("browser").start_browser(shutil.which("chromium"), tmp_path / "profile") as browser:

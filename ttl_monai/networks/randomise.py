@@ -41,7 +41,8 @@ def randomise_down(
         ValueError: a layer with weights does not know how to draw them.
     """
     changed = copy.deepcopy(network)
-    for name, layers in [("head", [changed.head]), *_stages_down(changed)]:
+    steps: list[tuple[str, list[nn.Module]]] = [("head", [changed.head]), *_stages_down(changed)]
+    for name, layers in steps:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
@@ -41,7 +41,8 @@ def randomise_down(
         ValueError: a layer with weights does not know how to draw them.
     """
     changed = copy.deepcopy(network)
-    for name, layers in [("head", [changed.head]), *_stages_down(changed)]:
+    steps: list[tuple[str, list[nn.Module]]] = [("head", [changed.head]), *_stages_down(changed)]
+    for name, layers in steps:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer in layers:
@@ -55,8 +56,8 @@ def _stages_down(network: TransferClassifier) -> list[tuple[str, list[nn.Module]
     ends = {point.node: point.name for point in points_of(network) if point.level == "stage"}
     stages: list[tuple[str, list[nn.Module]]] = []
     layers: list[nn.Module] = []
-    graph = cast("fx.Graph", network.backbone.graph)
-    for node in graph.nodes:
+    nodes: Iterable[fx.Node] = cast("fx.GraphModule", network.backbone).graph.nodes
+    for node in nodes:
         if node.op == "call_module":
             layers.append(network.backbone.get_submodule(str(node.target)))
         if node.name in ends:

@@ -47,7 +47,7 @@ def test_the_seed_decides_channels_and_images(tmp_path):
         ({"points": ["layer9"]}, "layer9"),
         ({"channels": 65}, "has 64 channels, but 65 are asked for"),
         ({"channels": [64]}, r"from 0 to 63, got \[64\]"),
-        ({"backbone": "resnext3d14", "points": ["layer1"]}, "networks of 2D, but resnext3d14 is one of 3D"),
+        ({"backbone": "resnet18_3d", "points": ["layer1"]}, "networks of 2D, but resnet18_3d is one of 3D"),
     ],
 )
 def test_what_it_refuses(tmp_path, changes, match):

@@ -76,7 +76,7 @@ class Features:
         self.channels = {point.name: _channels(point, channels, seed) for point in self.points}
         self.network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.backbone, self.weights, self.output_dir, self.seed = backbone, weights or "none", Path(output_dir), seed
-        self.settings = {"size": size, "steps": steps, "learning_rate": learning_rate, "jitter": jitter}
+        self.settings: dict[str, Any] = {"size": size, "steps": steps, "learning_rate": learning_rate, "jitter": jitter}
         self.settings |= {"blur": blur, "total_variation": total_variation}
         self.images = [] if image_dir is None else inference_items(str(image_dir), "")
 
@@ -97,7 +97,10 @@ class Features:
             best = self._best_real(point.name)
             pictures[point.name] = found.images.permute(0, 2, 3, 1).numpy()  # (K, H, W, 3)
             for k, channel in enumerate(chosen):
-                metrics = {"start": round(float(found.start[k]), 6), "end": round(float(found.end[k]), 6)}
+                metrics: dict[str, float | None] = {
+                    "start": round(float(found.start[k]), 6),
+                    "end": round(float(found.end[k]), 6),
+                }
                 metrics["real"] = None if best is None else round(float(best[channel]), 6)
                 size = {"params": point.params, "trainable_params": 0, "macs": point.macs, "latency_ms": None}
                 row = {"strategy": "features", "cut": point.name, "channel": channel, "metrics": metrics, **size}

@@ -94,7 +94,7 @@ def test_lists_of_two_data_sets_are_refused(listed, tmp_path):
 
 
 def test_only_makers_of_this_package_make_data(tmp_path):
-    with pytest.raises(ValueError, match=r"made by one of make_ctpa_phantom, .*make_phantom, got 'os.system'"):
+    with pytest.raises(ValueError, match=r"made by one of make_ctpa_phantom, .*make_tissue_phantom, got 'os.system'"):
         made_data(tmp_path / "data", "os.system", {})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickletools
 import re
 import zipfile
@@ -13,19 +12,18 @@ from typing import IO
 import safetensors
 
 from ttl_monai.deploy.findings import Finding, shown
+from ttl_monai.deploy.plain import TEXT_LIMIT
 
-__all__ = ["check_model_file"]
+__all__ = ["check_model_file", "extra_configs"]
 
 PICKLE_LIMIT = 64 * 2**20
 """Bytes of the pickle of an archive, which holds names and shapes only."""
 _REMEDY = "save tensors only (torch.save of a state_dict, safetensors); do not load this file"
-_COMMON = r"version|byteorder|\.data/(serialization_id|version)"
-# What torch.save, torch.jit.save (with extra files) and torch.export.save put under the archive's one folder.
+_COMMON = r"version|byteorder|\.data/serialization_id"
+# What torch.save and torch.jit.save (with extra files) put under the archive's one folder.
 _MEMBERS = {
     ".pt": rf"{_COMMON}|data\.pkl|data/\d+|\.format_version|\.storage_alignment",
     ".ts": rf"{_COMMON}|data\.pkl|(data|constants)/\d+|constants\.pkl|extra/[\w.-]+|code/[\w./]+\.py(\.debug_pkl)?",
-    ".pt2": rf"{_COMMON}|archive_(format|version)|models/\w+\.json|extra/[\w.-]+"
-    r"|data/(weights|constants)/\w+(\.json)?|data/sample_inputs/\w+\.pt",
 }
 _STORAGES = ["Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double"]
 _TENSORS = {
@@ -37,7 +35,7 @@ _TENSORS = {
 _SCRIPT = {f"torch.jit._pickle {name}" for name in ("build_intlist", "build_doublelist", "build_boollist")}
 _SCRIPT |= {"torch.jit._pickle build_tensorlist", "torch.jit._pickle restore_type_tag"}
 # Opcodes that import or call by other ways than GLOBAL and REDUCE; torch.save and torch.jit.save write none of them.
-_FORBIDDEN = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+_FORBIDDEN = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 _LOOKS_PICKLED = re.compile(rb"\x80[\x02-\x05][cX\x8a\x8c\x95(}\])q]")
 
 
@@ -68,9 +66,21 @@ def check_model_file(path: Path, file: str) -> Iterator[Finding]:
             yield Finding(file, "", "an archive or a pickle", f"those only as {', '.join(_MEMBERS)}", _REMEDY)
 
 
-def _check_archive(stream: IO[bytes], file: str, kind: str, place: str = "") -> Iterator[Finding]:
+def extra_configs(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the JSON files in a TorchScript archive: MONAI puts metadata and configs there.
+
+    Only after `check_model_file` found nothing.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".json") and "/extra/" in member.filename:
+                with archive.open(member) as stream:
+                    yield member.filename, stream.read(TEXT_LIMIT + 1)
+
+
+def _check_archive(stream: IO[bytes], file: str, kind: str) -> Iterator[Finding]:
     def finding(where: str, found: str, allowed: str) -> Finding:
-        return Finding(file, f"{place}{where}", found, allowed, _REMEDY)
+        return Finding(file, where, found, allowed, _REMEDY)
 
     if stream.read(4) != b"PK\x03\x04":
         yield finding("", "no zip archive (an old pickled file?)", f"what torch writes as {kind}")
@@ -91,7 +101,7 @@ def _check_archive(stream: IO[bytes], file: str, kind: str, place: str = "") -> 
         name = member.filename.partition("/")[2]
         if ".." in name.split("/") or not re.fullmatch(_MEMBERS[kind], name, re.ASCII):
             yield finding(member.filename, f"the member {shown(member.filename)}", f"the members of a {kind} of torch")
-        elif name.endswith(("pkl", ".pt")):
+        elif name.endswith("pkl"):
             if member.file_size > PICKLE_LIMIT:
                 yield finding(name, f"a pickle of {member.file_size:,} bytes", f"at most {PICKLE_LIMIT:,}")
                 continue
@@ -100,10 +110,7 @@ def _check_archive(stream: IO[bytes], file: str, kind: str, place: str = "") -> 
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
                 yield finding(name, f"a member that cannot be read: {shown(str(error))}", "a whole archive")
                 continue
-            if name.endswith(".pt"):
-                yield from _check_archive(io.BytesIO(data), file, ".pt", f"{place}{name}: ")
-            else:
-                yield from (finding(name, found, allowed) for found, allowed in _check_pickle(data, kind))
+            yield from (finding(name, found, allowed) for found, allowed in _check_pickle(data, kind))
 
 
 def _check_pickle(data: bytes, kind: str) -> Iterator[tuple[str, str]]:

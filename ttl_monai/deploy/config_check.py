@@ -16,7 +16,7 @@ __all__ = ["check_config", "check_top", "check_values"]
 DEPTH = 40
 """Levels of nesting. Our configs have eight."""
 _SEPARATOR = re.compile(r"#|::")  # of MONAI's ids
-_ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[\\/]|file:", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[\\/]|[A-Za-z][\w+.-]*://|file:", re.ASCII | re.IGNORECASE)
 _ON_PURPOSE = "if it is meant and safe, add it to our bundles and to the allow-list on purpose; else drop the bundle"
 
 
@@ -99,7 +99,11 @@ class _Check:
                 what = "macro" if value.startswith("%") else "expression"
                 near = _near(value, self.allowed.expressions, what)
                 yield Finding(self.file, place, f"the {what} {shown(value)}", near, _ON_PURPOSE)
-        elif self.paths and (_ABSOLUTE.match(value) or ".." in re.split(r"[\\/]", value)):
+        elif (
+            self.paths
+            and not self.is_reference(value)
+            and (_ABSOLUTE.match(value) or ".." in re.split(r"[\\/]", value))
+        ):
             yield Finding(
                 self.file,
                 place,
@@ -107,6 +111,10 @@ class _Check:
                 "paths within the bundle",
                 "give such a path on the command line, as --dataset_dir",
             )
+
+    def is_reference(self, value: str) -> bool:
+        """Metadata name addresses, which nothing follows."""
+        return self.file.endswith("metadata.json") and value.startswith("https://")
 
     def visible(self, text: str, place: str) -> Iterator[Finding]:
         """Control, format and unassigned characters, which make a text look like another."""

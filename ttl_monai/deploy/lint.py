@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ttl_monai.deploy.allowed import Allowed, load_allowed
-from ttl_monai.deploy.archives import check_model_file
+from ttl_monai.deploy.archives import check_model_file, extra_configs
 from ttl_monai.deploy.config_check import check_config, check_values
 from ttl_monai.deploy.findings import Finding, shown
 from ttl_monai.deploy.manifest import MANIFEST, SHA256, is_plain_path, list_files, verify_manifest
-from ttl_monai.deploy.plain import load_plain
+from ttl_monai.deploy.plain import load_plain, read_plain
 
 __all__ = ["lint_bundle", "vendored_packages"]
 
 VENDORED = re.compile(r"ttl_monai_[a-z0-9_]+")
 """How `ttl pack` calls the code that a bundle carries: a name of its own, so that two bundles live in one process."""
 LARGE = ("large_files.yml", "large_files.yaml")
+# .pt2 is left out: torch.export.load evaluates expressions and looks up any name of torch in it, as torch.os.system.
 # Which kinds of files each folder may hold; "" is the bundle's own folder.
 KINDS = {
     "": {"LICENSE", *LARGE, ".sha256"},
     "configs": {".json", ".yaml", ".yml", "logging.conf"},
     "docs": {".md", ".txt", ".json", ".csv", ".png", ".jpg", ".jpeg"},
-    "models": {".pt", ".ts", ".pt2", ".safetensors", ".onnx", ".xml", ".bin", ".json", ".txt"},
+    "models": {".pt", ".ts", ".safetensors", ".onnx", ".xml", ".bin", ".json", ".txt"},
 }
 CODE = {".py", ".json", "py.typed"}
+FINDINGS_PER_FILE = 100
 LARGE_KEYS = {"path", "url", "hash_val", "hash_type"}
 
 
@@ -59,7 +62,7 @@ def lint_bundle(bundle: str | Path) -> list[Finding]:
         if problem := _unknown_kind(name, packages):
             findings.append(problem)
         else:
-            findings += _check_file(folder / name, name, allowed, packages, large)
+            findings += islice(_check_file(folder / name, name, allowed, packages, large), FINDINGS_PER_FILE)
     if any(name.startswith("models/") or name.endswith(".sha256") for name in [*files, *_beside(folder)]) or packages:
         findings += verify_manifest(folder, files, optional=large)
     return findings
@@ -98,7 +101,7 @@ def _check_file(
     """The findings within one file. Files of `large_files.yml` are added to `large`."""
     if path.suffix in (".json", ".yaml", ".yml"):
         try:
-            content = load_plain(path.read_bytes(), name)
+            content = read_plain(path, name)
         except ValueError as error:
             yield Finding(name, "", shown(str(error)), "strict JSON or YAML", "take the file of the original bundle")
             return
@@ -113,7 +116,20 @@ def _check_file(
         if text not in allowed.logging:
             yield Finding(name, "", "another text", "the logging.conf of our bundles: Python evaluates it", "take ours")
     elif path.suffix not in CODE:
-        yield from check_model_file(path, name)
+        problems = list(check_model_file(path, name))
+        yield from problems
+        for member, data in [] if problems or path.suffix != ".ts" else extra_configs(path):
+            yield from _check_extra(data, f"{name}/{member}", allowed, packages)
+
+
+def _check_extra(data: bytes, name: str, allowed: Allowed, packages: frozenset[str]) -> Iterator[Finding]:
+    """The findings within a config that an exported model carries."""
+    try:
+        content = load_plain(data, name)
+    except ValueError as error:
+        yield Finding(name, "", shown(str(error)), "strict JSON", "export the model anew")
+    else:
+        yield from check_values(content, name, allowed, packages=packages, paths=True)
 
 
 def _check_large_files(content: Any, name: str, large: dict[str, str]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ttl_monai.deploy.findings import Finding, shown
-from ttl_monai.deploy.plain import load_plain
+from ttl_monai.deploy.plain import read_plain
 from ttl_monai.files import file_sha256, write_atomically
 
 __all__ = ["MANIFEST", "is_plain_path", "list_files", "read_manifest", "verify_manifest", "write_manifest"]
@@ -111,7 +111,7 @@ def read_manifest(folder: str | Path) -> dict[str, str]:
         FileNotFoundError: there is none.
     """
     path = Path(folder, MANIFEST)
-    content = load_plain(path.read_bytes(), MANIFEST)
+    content = read_plain(path, MANIFEST)
     hashes = content.get("sha256") if isinstance(content, dict) and list(content) == ["sha256"] else None
     if not isinstance(hashes, dict) or not all(
         is_plain_path(name) and isinstance(value, str) and SHA256.fullmatch(value) for name, value in hashes.items()

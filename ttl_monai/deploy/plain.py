@@ -5,16 +5,23 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["load_plain"]
+__all__ = ["TEXT_LIMIT", "load_plain", "read_plain"]
 
 TEXT_LIMIT = 16 * 2**20
 """Bytes of a JSON file. The largest of our bundles' has 30 KB."""
 YAML_LIMIT = 2**18
 """Bytes of a YAML file, whose parser is slow."""
+
+
+def read_plain(path: Path, name: str) -> Any:
+    """`load_plain` of a file, of which no more than the limit is read."""
+    with path.open("rb") as file:
+        return load_plain(file.read(TEXT_LIMIT + 1), name)
 
 
 def load_plain(data: bytes, name: str) -> Any:
@@ -32,7 +39,7 @@ def load_plain(data: bytes, name: str) -> Any:
     is_yaml = name.endswith((".yaml", ".yml"))
     limit = YAML_LIMIT if is_yaml else TEXT_LIMIT
     if len(data) > limit:
-        raise ValueError(f"{name}: expected at most {limit:,} bytes of text, found {len(data):,}")
+        raise ValueError(f"{name}: expected at most {limit:,} bytes of text, found more")
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{name}: expected UTF-8 without a byte order mark, found one")
     try:

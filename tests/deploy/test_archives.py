@@ -59,7 +59,7 @@ def test_safetensors_pass_and_broken_ones_do_not(tmp_path):
 def test_a_global_that_runs_is_found_without_running(tmp_path):
     path = save({"a": Evil()}, tmp_path / "model.pt")
     assert found(path) == ["GLOBAL '__builtin__ eval'"]
-    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == ["__builtin__.eval"]
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == ["builtins.eval"]
 
 
 def test_a_whole_module_is_found(tmp_path):
@@ -159,7 +159,7 @@ def test_expression_in_the_config_of_torchscript_is_found(script, packed):
 def test_torchscript_under_the_name_of_weights_is_found(script, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(script.read_bytes())
-    assert any("code/__torch__.py" in each for each in found(path))
+    assert any("/code/__torch__" in each for each in found(path))
 
 
 def test_exported_program_is_refused(packed):

@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import huggingface_hub
 import pytest
@@ -116,7 +117,7 @@ def test_a_bundle_of_the_hub_without_manifest_is_refused(hub, packed, tmp_path):
 
 
 class FakeApi:
-    sent: dict = {}
+    sent: ClassVar[dict] = {}
 
     def __init__(self, token):
         assert token is None  # the stored one

@@ -26,13 +26,12 @@ def texts(bundle):
 
 @pytest.mark.parametrize("name", ["covid_ttl", "ctpa_ttl", "unet_ttl"])
 def test_our_bundles_pass(name, tmp_path):
-    # What runs leave in the folder is not committed and not part of the bundle.
-    folder = tmp_path / name
-    left = shutil.ignore_patterns("eval", "cache", "data", "models", "search*", "__pycache__")
-    shutil.copytree(
-        REPO / "bundles" / name, folder, ignore=lambda at, names: left(at, names) if at.endswith(name) else []
-    )
-    assert texts(folder) == []
+    # Part by part: what runs leave in the folder is not committed and not part of the bundle.
+    for part in ("configs", "docs"):
+        shutil.copytree(REPO / "bundles" / name / part, tmp_path / name / part)
+    for part in ("LICENSE", "large_files.yml"):
+        shutil.copyfile(REPO / "bundles" / name / part, tmp_path / name / part)
+    assert texts(tmp_path / name) == []
 
 
 def test_the_allow_list_is_what_our_bundles_say():
@@ -126,17 +125,16 @@ def test_settings_may_change(bundle, edit):
     assert texts(bundle) == []
 
 
+LARGE = "large_files:\n- {{path: {path}, url: '{url}', hash_type: {kind}, hash_val: '{digest}'}}\n"
 YAML = {
     "alias": "a: &a [x]\nb: *a\n",
     "tag": "a: !!python/object/apply:os.system ['true']\n",
     "twice": "large_files: []\nlarge_files: []\n",
     "no list": "large_files: 3\n",
     "no hash": "large_files:\n- path: models/model.pt\n  url: https://a.example/model.pt\n",
-    "way out": "large_files:\n- {path: ../m.pt, url: 'https://a', hash_type: sha256, hash_val: " + "0" * 64 + "}\n",
-    "file address": "large_files:\n- {path: models/m.pt, url: 'file:///m', hash_type: sha256, hash_val: "
-    + "0" * 64
-    + "}\n",
-    "md5": "large_files:\n- {path: models/m.pt, url: 'https://a', hash_type: md5, hash_val: " + "0" * 64 + "}\n",
+    "way out": LARGE.format(path="../m.pt", url="https://a", kind="sha256", digest="0" * 64),
+    "file address": LARGE.format(path="models/m.pt", url="file:///m", kind="sha256", digest="0" * 64),
+    "md5": LARGE.format(path="models/m.pt", url="https://a", kind="md5", digest="0" * 32),
 }
 
 
@@ -173,14 +171,30 @@ def test_logging_conf_is_ours(bundle, edit):
 
 @pytest.mark.parametrize(
     "name",
-    ["run.sh", "configs/setup.py", "docs/weights.pkl", "docs/index.html", "configs/other.conf", "scripts/train.py"]
-    + ["eval/ftl/run.json", ".hidden", "docs/a b.md", "docs/\u202etxt.md", "Configs/train.json", "license"],
+    [
+        *(
+            "run.sh",
+            "configs/setup.py",
+            "docs/weights.pkl",
+            "docs/index.html",
+            "configs/other.conf",
+            "scripts/train.py",
+        ),
+        *(".hidden", "docs/a b.md", "docs/\u202etxt.md", "Configs/train.json", "license"),
+    ],
 )
 def test_file_that_a_bundle_does_not_hold_is_found(name, bundle):
     path = bundle / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
     assert [each for each in texts(bundle) if each.startswith(name.split("/")[0]) or name in each]
+
+
+def test_a_folder_that_runs_leave_is_one_finding(bundle):
+    (bundle / "eval/ftl").mkdir(parents=True)
+    for name in ("run.json", "model.pt", "last.pt"):
+        (bundle / "eval/ftl" / name).write_text("x")
+    assert texts(bundle) == ["eval : the folder 'eval'"]
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "train.json", "missing"])
@@ -203,7 +217,7 @@ def test_huge_files_are_found_and_not_read(bundle):
 
 
 def test_findings_of_one_file_are_bounded(bundle, edit):
-    edit(TRAIN, json.dumps({"run": [EVIL] * 5000}))
+    edit(TRAIN, json.dumps({"run": [EVIL] * 200}))
     assert len(lint_bundle(bundle)) == 100
 
 

@@ -3,7 +3,8 @@ import zipfile
 
 import pytest
 
-from ttl_monai.deploy.unpack import COUNT_LIMIT, unpack_bundle
+from ttl_monai.deploy import unpack
+from ttl_monai.deploy.unpack import unpack_bundle
 
 
 def archive(path, members, **options):
@@ -42,15 +43,16 @@ HOSTILE = {
     "compression": ([(member("b/x", compression=zipfile.ZIP_LZMA), "")], "is compression 14"),
     "bomb": ([(member("b/x", compression=zipfile.ZIP_DEFLATED), b"\0" * 2**22)], "bytes that inflate to 4,194,304"),
     "two folders": ([("a/x", ""), ("b/x", "")], "all files in one folder, the bundle, found 2"),
-    "empty": ([], f"1 to {COUNT_LIMIT} files, found 0"),
-    "many": ([(f"b/{number}", "") for number in range(COUNT_LIMIT + 1)], f"1 to {COUNT_LIMIT} files, found 5001"),
+    "empty": ([], "1 to 20 files, found 0"),
+    "many": ([(f"b/{number}", "") for number in range(20)], "1 to 20 files, found 21"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_archive_is_refused_before_anything_is_written(name, tmp_path):
+def test_hostile_archive_is_refused_before_anything_is_written(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "COUNT_LIMIT", 20)
     members, message = HOSTILE[name]
-    source = archive(tmp_path / "a.zip", [("b/first", "x"), *members] if members and name != "many" else members)
+    source = archive(tmp_path / "a.zip", [("b/first", "x"), *members] if members else [])
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match=message):
         unpack_bundle(source, tmp_path / "out")

@@ -60,7 +60,8 @@ def collect_allowed(bundles: str | Path) -> Allowed:
     Returns:
         What `allowed.json` has to hold.
     """
-    expressions, readers, ids, metadata, targets = set[str](), set[str](), set[str](), set[str](), defaultdict(set)
+    expressions, readers, ids, metadata = set[str](), set[str](), set[str](), set[str]()
+    targets: defaultdict[str, set[str]] = defaultdict(set)
     for path in Path(bundles).glob("schema/*.json"):
         metadata |= set(load_plain(path.read_bytes(), path.name)["properties"])
     for path in Path(bundles).glob("*/configs/*.json"):

@@ -60,7 +60,7 @@ def lint_bundle(bundle: str | Path) -> list[Finding]:
     large = dict[str, str]()
     for name in files:
         if problem := _unknown_kind(name, packages):
-            findings.append(problem)
+            findings += [] if problem in findings else [problem]  # one for a folder
         else:
             findings += islice(_check_file(folder / name, name, allowed, packages, large), FINDINGS_PER_FILE)
     if any(name.startswith("models/") or name.endswith(".sha256") for name in [*files, *_beside(folder)]) or packages:

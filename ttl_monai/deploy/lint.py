@@ -86,7 +86,7 @@ def _unknown_kind(name: str, packages: frozenset[str]) -> Finding | None:
     if kinds is None:
         allowed = f"the folders {', '.join(filter(None, KINDS))} and vendored code (ttl_monai_...)"
         return Finding(
-            name, "", f"a file in {shown(top)}", allowed, "remove the folder; what runs leave goes elsewhere"
+            top, "", f"the folder {shown(top)}", allowed, "remove the folder; what runs leave goes elsewhere"
         )
     if path.name in kinds or (path.suffix in kinds and path.suffix):
         return None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ttl_monai import __version__
 
 # Each verb is a module of this package with `add_parser(subparsers)`, which sets `run=<function of the arguments>`.
-VERBS = ("points", "datalist", "search", "worker", "slurm", "svcca", "table")
+VERBS = ("points", "datalist", "check", "search", "worker", "slurm", "svcca", "table")
 
 
 def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
 from ttl_monai.data.volume import refusal_of
-from ttl_monai.data.volume_cache import CachedVolume, VolumeCache, raise_unusable
+from ttl_monai.data.volume_cache import VolumeCache, raise_unusable
 from ttl_monai.data.windows import WindowAugment, count_slices, cut_window, window_starts
 
 __all__ = ["RandomWindowDataset", "SeriesDataset", "WindowDataset"]

@@ -81,7 +81,17 @@ def unknown_settings(workflow: ConfigWorkflow) -> dict[str, str]:
     known = _known_configs(workflow)
     config: Any = workflow.parser.config
     unknown = _unknown_ids({name: value for name, value in config.items() if name != "_meta_"}, known)
-    return {id_: _hint(id_, known, _bundle_configs(workflow)) for id_ in unknown}
+    return {id_: nearest_setting(workflow, id_) for id_ in unknown}
+
+
+def nearest_setting(workflow: ConfigWorkflow, id_: str) -> str:
+    """What an unknown id may have meant, in words: the file that it belongs to, or the nearest id; "" for nothing."""
+    valid = {each for config in _known_configs(workflow) for each in _ids(config)} | set(
+        inspect.signature(run).parameters
+    )
+    near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
+    others = [name for name, config in _bundle_configs(workflow).items() if id_ in set(_ids(_nested(config)))]
+    return f"it belongs to {others[0]}" if others else f"did you mean {near[0]!r}?" if near else ""
 
 
 def _take_run_option(workflow: ConfigWorkflow) -> None:
@@ -210,21 +220,19 @@ def _references(node: Any) -> Iterator[str]:
             yield from ("#".join(parts[: end + 1]) for end in range(len(parts)))
 
 
+def find_target(component: Mapping[str, Any]) -> Any:
+    """The class or function that a component's `_target_` names, None where there is none."""
+    target = ConfigComponent(config=dict(component), id="", locator=_LOCATOR).resolve_module_name()
+    return locate(target) if isinstance(target, str) else target
+
+
 def _takes(component: Mapping[str, Any], name: str) -> bool:
     """Whether the constructor of a component takes an argument of this name."""
-    target = ConfigComponent(config=dict(component), id="", locator=_LOCATOR).resolve_module_name()
-    found: Any = locate(target) if isinstance(target, str) else target
+    found = find_target(component)
     if found is None:
         return True  # building it says that there is no such component
     parameters = inspect.signature(found).parameters.values()
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-
-
-def _hint(id_: str, known: list[dict[str, Any]], configs: Mapping[str, Mapping[str, Any]]) -> str:
-    valid = {id_ for config in known for id_ in _ids(config)} | set(inspect.signature(run).parameters)
-    near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
-    others = [name for name, config in configs.items() if id_ in set(_ids(_nested(config)))]
-    return f"it belongs to {others[0]}" if others else f"did you mean {near[0]!r}?" if near else ""
 
 
 def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

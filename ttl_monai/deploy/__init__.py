@@ -1,0 +1,1 @@
+"""From a bundle to its users: checked, shared, exported, served."""

@@ -36,7 +36,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f" [{name_places(list(self.where))}]" if self.where else ""
-        return f"{self.severity:8s}{self.what}{where}" + (f" -> {self.remedy}" if self.remedy else "")
+        return f"{self.severity:7s} {self.what}{where}" + (f" -> {self.remedy}" if self.remedy else "")
 
 
 @dataclass

@@ -62,6 +62,8 @@ def _check_sections(found: Findings, data: Datalist) -> None:
             what = "the section is empty"
             found.add("datalist", severity, what, section, remedy="split with other --fractions (`ttl datalist`)")
             continue
+        if not entries:  # what is wrong in each of them was said
+            continue
         counts = count_classes(data.task, data.class_names, [entry["label"] for entry in entries])
         classes = "".join(f", {number} {name}" for name, number in counts.items())
         patients = len({entry["patient"] for entry in entries})

@@ -93,8 +93,8 @@ def look_at_images(
         image = data.dataset_dir / entry["image"]
         try:
             found.digest = content_sha256(image)
-            found.stored = _stored_as(image)
             _read(found, data, loader, axis)
+            found.stored = _stored_as(image)
         except Exception as error:  # the reason is reported, whatever a parser raises on a damaged file
             cause = _refusals(error)
             found.errors = [_without_files(each, entry, data.dataset_dir) for each in cause or reasons_of(error)]

@@ -1,7 +1,7 @@
 import pytest
 
 from ttl_monai.cli import build_parser, main
-from ttl_monai.cli.search import _setting, command_line
+from ttl_monai.cli.search import command_line, read_setting
 
 
 def parse(*words):
@@ -20,7 +20,7 @@ def parse(*words):
     ],
 )
 def test_settings_are_read_as_literals_where_they_are(text, expected):
-    assert _setting(text) == expected
+    assert read_setting(text) == expected
 
 
 @pytest.mark.parametrize("text", ["max_epochs", "=4"])

@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: what the search refuses.
     """
-    settings = dict(_setting(text) for text in arguments.set)  # before the slow imports
+    settings = dict(read_setting(text) for text in arguments.set)  # before the slow imports
     from ttl_monai.engines.search import TruncationSearch
 
     search = TruncationSearch(
@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(row["determined"] for row in document["methods"] if row["method"] == arguments.method) else 1
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def read_setting(text: str) -> tuple[str, Any]:
     """A value of the config: `ID=VALUE`, the value read as a Python literal where it is one."""
     name, equals, value = text.partition("=")
     if not equals or not name:

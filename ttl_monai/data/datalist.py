@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ttl_monai.data.records import TASKS, count_classes, has_content, label_matrix, raise_problems, relative_path
+from ttl_monai.data.list_problems import SECTIONS, ListProblem, check_header, name_places, problems_of
+from ttl_monai.data.records import count_classes, has_content, label_matrix, raise_problems
 
-SECTIONS = ("training", "validation", "test")
-
-
-def _some(places: list[str], limit: int = 5) -> str:
-    return ", ".join(places[:limit]) + (f" and {len(places) - limit} more" if len(places) > limit else "")
+__all__ = ["SECTIONS", "Datalist", "ListProblem"]
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,28 @@ class Datalist:
             ValueError: no JSON, a header or a label that does not fit, a patient or an image in two sections, missing
                 files. All that is wrong is listed, with places such as `training[3]` and without patients or paths.
         """
+        datalist = cls.read(path, dataset_dir)
+        raise_problems([str(each) for each in datalist.problems()], f"the datalist {path} is refused")
+        if check_files:
+            datalist.check_files()
+        return datalist
+
+    @classmethod
+    def read(cls, path: str | Path, dataset_dir: str | Path) -> Datalist:
+        """Read a datalist of which only the header is checked; see `load`, and `problems` for the rest.
+
+        Raises:
+            ValueError: no JSON, or a header that does not fit.
+        """
         path, dataset_dir = Path(path), Path(dataset_dir).absolute()
         content = path.read_bytes()
         try:
             data = json.loads(content)
         except ValueError as error:
             raise ValueError(f"{path} is no JSON file: {error}") from error
-        _check_header(data, path)
+        check_header(data, path)
         entries = {section: data.pop(section) for section in SECTIONS}
-        datalist = cls(
+        return cls(
             name=data["name"],
             task=data["task"],
             class_names=list(data["class_names"]),
@@ -88,10 +98,19 @@ class Datalist:
             dataset_dir=dataset_dir,
             entries=entries,
         )
-        raise_problems(datalist._entry_problems() or datalist._list_problems(), f"the datalist {path} is refused")
-        if check_files:
-            datalist.check_files()
-        return datalist
+
+    def problems(self) -> list[ListProblem]:
+        """All that is wrong in the list itself; its files are not looked at.
+
+        Returns:
+            One a kind; where entries are unsound in themselves, the others are still compared with each other.
+        """
+        wrong = self._entry_problems()
+        return wrong + self._leaks() + ([] if wrong else self._wrong_counts())
+
+    def is_sound(self, entry: Any) -> bool:
+        """Whether nothing is wrong in an entry by itself."""
+        return not any(problems_of(entry, self.task, len(self.class_names), self.dataset_dir, self.public_ids))
 
     @property
     def origin_sha256(self) -> str:
@@ -156,25 +175,33 @@ class Datalist:
             )
         return [float(weight) for weight in negatives / positives]
 
+    def missing_files(self) -> list[str]:
+        """Places of the images and masks that are not there, such as `training[3] (image)`; of sound entries alone."""
+        return [
+            f"{place} ({key})"
+            for place, entry in self._places()
+            if self.is_sound(entry)
+            for key in self.file_keys
+            if not has_content(self.dataset_dir / entry[key])
+        ]
+
     def check_files(self) -> None:
         """Look whether every image and mask is there.
 
         Raises:
             ValueError: the number of missing files and the places in the list of the first.
         """
-        keys = ("image", "label") if self.task == "segmentation" else ("image",)
-        missing = [
-            f"{place} ({key})"
-            for place, e in self._places()
-            for key in keys
-            if not has_content(self.dataset_dir / e[key])
-        ]
-        if missing:
-            total = sum(len(entries) for entries in self.entries.values()) * len(keys)
+        if missing := self.missing_files():
+            total = sum(len(entries) for entries in self.entries.values()) * len(self.file_keys)
             raise ValueError(
                 f"{len(missing)} of {total} files of datalist {self.name!r} are missing in {self.dataset_dir}: "
-                f"{_some(missing)}; check dataset_dir"
+                f"{name_places(missing)}; check dataset_dir"
             )
+
+    @property
+    def file_keys(self) -> tuple[str, ...]:
+        """What of an entry is a file."""
+        return ("image", "label") if self.task == "segmentation" else ("image",)
 
     def _decode(self, label: Any) -> Any:
         if self.task == "multi-label":
@@ -186,80 +213,42 @@ class Datalist:
             for index, entry in enumerate(entries):
                 yield f"{section}[{index}]", entry
 
-    def _entry_problems(self) -> list[str]:
+    def _entry_problems(self) -> list[ListProblem]:
         """What is wrong inside single entries."""
-        wrong: dict[str, list[str]] = defaultdict(list)
+        wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
         for place, entry in self._places():
-            for problem in _problems_of(entry, self.task, len(self.class_names), self.dataset_dir, self.public_ids):
+            for problem in problems_of(entry, self.task, len(self.class_names), self.dataset_dir, self.public_ids):
                 wrong[problem].append(place)
-        return [f"{len(places)} entries {problem}: {_some(places)}" for problem, places in wrong.items()]
+        return [
+            ListProblem(f"{len(places)} entries {what}", places, remedy) for (what, remedy), places in wrong.items()
+        ]
 
-    def _list_problems(self) -> list[str]:
-        """What is wrong between entries: leaks from one section into another, and a header that does not fit."""
+    def _leaks(self) -> list[ListProblem]:
+        """What is wrong between entries: leaks from one section into another, and images that stand there twice."""
         problems = []
+        sound = [(place, entry) for place, entry in self._places() if self.is_sound(entry)]
         for key, what in (("patient", "patients are"), ("sha256", "images are, by content,")):
             places: dict[str, dict[str, str]] = defaultdict(dict)
-            for place, entry in self._places():
+            for place, entry in sound:
                 if key in entry:
                     places[entry[key]].setdefault(place.split("[")[0], place)
             if shared := [" and ".join(found.values()) for found in places.values() if len(found) > 1]:
-                problems.append(f"{len(shared)} {what} in two sections: {_some(shared)}; split by patient anew")
+                problems.append(ListProblem(f"{len(shared)} {what} in two sections", shared, "split by patient anew"))
         images: dict[str, str] = {}
         twice = [
-            f"{images[e['image']]} and {place}"
-            for place, e in self._places()
-            if images.setdefault(e["image"], place) != place
+            f"{images[e['image']]} and {place}" for place, e in sound if images.setdefault(e["image"], place) != place
         ]
         if twice:
-            problems.append(f"{len(twice)} images stand in the list twice: {_some(twice)}")
+            problems.append(ListProblem(f"{len(twice)} images stand in the list twice", twice, "take out the second"))
+        return problems
+
+    def _wrong_counts(self) -> list[ListProblem]:
+        """Where the header counts other classes than the list has; for sound entries alone."""
+        problems = []
         for section, counts in self.header.get("counts", {}).items():
             labels = [entry["label"] for entry in self.entries.get(section, [])]
             found = count_classes(self.task, self.class_names, labels)
             if found != counts:
-                problems.append(f"the header counts {counts} in {section}, the list has {found}; the file was edited")
+                what = f"the header counts {counts} in {section}, the list has {found}"
+                problems.append(ListProblem(what, [], "the file was edited"))
         return problems
-
-
-def _check_header(data: Any, path: Path) -> None:
-    """Raise one ValueError with all that is wrong in the header."""
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} is no datalist: expected a JSON object, got {type(data).__name__}")
-    problems = [f"the list {section!r} is missing" for section in SECTIONS if not isinstance(data.get(section), list)]
-    if not isinstance(data.get("name"), str):
-        problems.append("'name' must be a string")
-    if data.get("task") not in TASKS:
-        problems.append(f"'task' must be one of {', '.join(TASKS)}, got {data.get('task')!r}")
-    names = data.get("class_names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        problems.append("'class_names' must be a list of different strings")
-    elif len(names) != 2 if data.get("task") == "binary" else not names:
-        problems.append(f"'class_names' has {len(names)} names, which does not fit the task {data.get('task')!r}")
-    raise_problems(problems, f"{path} is no datalist; make one with `ttl datalist`")
-
-
-def _problems_of(entry: Any, task: str, num_classes: int, dataset_dir: Path, public_ids: bool) -> Iterator[str]:
-    """What is wrong in one entry, in words that show neither patient nor path."""
-    if not isinstance(entry, dict) or not {"image", "label", "patient"} <= entry.keys():
-        yield "lack image, label or patient"
-        return
-    label = entry["label"]
-    paths = [entry["image"], label] if task == "segmentation" else [entry["image"]]
-    if not all(isinstance(path, str) and relative_path(path, dataset_dir) == path for path in paths):
-        yield "have a path that is not relative to the data set's folder, plain, with forward slashes"
-    if not isinstance(entry["patient"], str) or not entry["patient"].strip():
-        yield "have an empty patient"
-    if not public_ids and not isinstance(entry.get("id"), str):
-        yield 'have no "id" to show in outputs; use `ttl datalist`, or "public_ids": true if the names are public'
-    if task in ("binary", "multi-class") and not (type(label) is int and 0 <= label < num_classes):
-        yield f"have an unknown label, expected 0 to {num_classes - 1}"
-    if task == "multi-label" and not (
-        isinstance(label, list) and len(label) == num_classes and all(value in (0, 1, None) for value in label)
-    ):
-        yield f"have an unknown label, expected a list of {num_classes} values 0, 1 or null"
-    slices = entry.get("slices", [])
-    if (
-        not isinstance(slices, list)
-        or not all(type(k) is int and k >= 0 for k in slices)
-        or slices != sorted(set(slices))
-    ):
-        yield 'have "slices" that are no ascending numbers from 0'

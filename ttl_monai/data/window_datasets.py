@@ -11,7 +11,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
 from ttl_monai.data.volume import refusal_of
-from ttl_monai.data.volume_cache import CachedVolume, VolumeCache, raise_unusable
+from ttl_monai.data.volume_cache import VolumeCache, raise_unusable
 from ttl_monai.data.windows import WindowAugment, count_slices, cut_window, window_starts
 
 __all__ = ["RandomWindowDataset", "SeriesDataset", "WindowDataset"]
@@ -257,14 +257,20 @@ class RandomWindowDataset(Randomizable, Dataset):
 def _prepare(items: Sequence[Mapping[str, Any]], cache: VolumeCache, *, workers: int = 0) -> list[int]:
     """Prepare the volumes and check their slice labels; the number of slices of each."""
     lengths = cache.prepare(items, workers=workers)
-    raise_unusable(items, [_against_slices(item, cache.open(item)) if item.get("slices") else "" for item in items])
+    raise_unusable(items, [_against_slices(item, cache) for item in items])
     return lengths
 
 
-def _against_slices(item: Mapping[str, Any], volume: CachedVolume) -> str:
-    """Why the slice labels of an item do not fit its volume; "" where they do, or where it has none."""
-    slices, count = item.get("slices") or (), len(volume.array)
-    for check in (volume.report or {}).get("checks", ()) if slices else ():
+def _against_slices(item: Mapping[str, Any], cache: VolumeCache) -> str:
+    if not item.get("slices"):
+        return ""
+    volume = cache.open(item)
+    return against_slices(item["slices"], len(volume.array), volume.report)
+
+
+def against_slices(slices: Sequence[int], count: int, report: Mapping[str, Any] | None) -> str:
+    """Why slice labels do not fit a volume of `count` slices with this report of its reader; "" where they do."""
+    for check in (report or {}).get("checks", ()) if slices else ():
         if check["name"] in _RENUMBERING and check["outcome"] == "corrected":
             return (
                 f"'slices' do not fit, as the reader changed the slices ({check['name']}: {check['detail']}); label "

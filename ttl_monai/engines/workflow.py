@@ -66,11 +66,32 @@ def prepare_workflow() -> None:
     parser: Any = workflow.parser
     if not isinstance(parser["run"], list):
         _take_run_option(workflow)
-    known = _known_configs(workflow)
-    unknown = _unknown_ids({name: value for name, value in parser.config.items() if name != "_meta_"}, known)
-    if unknown:
-        raise ValueError(_describe(unknown, known, _bundle_configs(workflow)))
+    if unknown := unknown_settings(workflow):
+        lines = [f"{id_!r} is no setting here" + (f"; {hint}" if hint else "") for id_, hint in unknown.items()]
+        raise ValueError("; ".join(lines) + ". Nothing was run. The settings stand at the top of the config file.")
     parser.get_parsed_content("bundle_root")  # found through the callers: later calls may have others
+
+
+def unknown_settings(workflow: ConfigWorkflow) -> dict[str, str]:
+    """The ids of a workflow's config that no config of its bundle knows.
+
+    Returns:
+        For each the nearest valid one, or the file that it belongs to, in words; "" where there is none.
+    """
+    known = _known_configs(workflow)
+    config: Any = workflow.parser.config
+    unknown = _unknown_ids({name: value for name, value in config.items() if name != "_meta_"}, known)
+    return {id_: nearest_setting(workflow, id_) for id_ in unknown}
+
+
+def nearest_setting(workflow: ConfigWorkflow, id_: str) -> str:
+    """What an unknown id may have meant, in words: the file that it belongs to, or the nearest id; "" for nothing."""
+    valid = {each for config in _known_configs(workflow) for each in _ids(config)} | set(
+        inspect.signature(run).parameters
+    )
+    near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
+    others = [name for name, config in _bundle_configs(workflow).items() if id_ in set(_ids(_nested(config)))]
+    return f"it belongs to {others[0]}" if others else f"did you mean {near[0]!r}?" if near else ""
 
 
 def _take_run_option(workflow: ConfigWorkflow) -> None:
@@ -202,25 +223,19 @@ def _references(node: Any) -> Iterator[str]:
             yield from ("#".join(parts[: end + 1]) for end in range(len(parts)))
 
 
+def find_target(component: Mapping[str, Any]) -> Any:
+    """The class or function that a component's `_target_` names, None where there is none."""
+    target = ConfigComponent(config=dict(component), id="", locator=_LOCATOR).resolve_module_name()
+    return locate(target) if isinstance(target, str) else target
+
+
 def _takes(component: Mapping[str, Any], name: str) -> bool:
     """Whether the constructor of a component takes an argument of this name."""
-    target = ConfigComponent(config=dict(component), id="", locator=_LOCATOR).resolve_module_name()
-    found: Any = locate(target) if isinstance(target, str) else target
+    found = find_target(component)
     if found is None:
         return True  # building it says that there is no such component
     parameters = inspect.signature(found).parameters.values()
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-
-
-def _describe(unknown: list[str], known: list[dict[str, Any]], configs: Mapping[str, Mapping[str, Any]]) -> str:
-    valid = {id_ for config in known for id_ in _ids(config)} | set(inspect.signature(run).parameters)
-    lines = []
-    for id_ in unknown:
-        near = difflib.get_close_matches(id_, valid, n=1, cutoff=0.6)
-        others = [name for name, config in configs.items() if id_ in set(_ids(_nested(config)))]
-        hint = f"; it belongs to {others[0]}" if others else f"; did you mean {near[0]!r}?" if near else ""
-        lines.append(f"{id_!r} is no setting here{hint}")
-    return "; ".join(lines) + ". Nothing was run. The settings stand at the top of the config file."
 
 
 def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -28,6 +28,27 @@ def bare_network(network: torch.nn.Module) -> torch.nn.Module:
     return network.module if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
 
 
+def resume_path(run_dir: Path, resume: str | bool) -> Path | None:
+    """The checkpoint that a run goes on from, None where it starts anew.
+
+    Args:
+        run_dir: the folder of the run.
+        resume: as for `RunCheckpoint`.
+
+    Raises:
+        ValueError: `resume` is neither "never", "auto" nor an existing file.
+    """
+    if resume in ("never", False):
+        return None
+    last = run_dir / "last.pt"
+    if resume in ("auto", True):
+        return last if last.is_file() else None
+    path = Path(str(resume))
+    if not path.is_file():
+        raise ValueError(f"resume must be 'never', 'auto' or an existing checkpoint file, got {str(resume)!r}.")
+    return path
+
+
 class RunCheckpoint:
     """Keep `last.pt` (everything needed to go on), `model.pt` (the best network) and `model.json` (what it is).
 
@@ -71,7 +92,7 @@ class RunCheckpoint:
         self.evaluator, self.record, self.spec = evaluator, record, dict(spec)
         self.datasets, self.seed, self.rank = tuple(datasets), seed, rank
         self.best: dict[str, Any] = {"epoch": 0, "metric": math.nan}
-        self.resume_path = self._resume_path(resume)
+        self.resume_path = resume_path(self.run_dir, resume)
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
@@ -79,17 +100,6 @@ class RunCheckpoint:
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed_epoch)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
         engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _resume_path(self, resume: str | bool) -> Path | None:
-        if resume in ("never", False):
-            return None
-        last = self.run_dir / "last.pt"
-        if resume in ("auto", True):
-            return last if last.is_file() else None
-        path = Path(str(resume))
-        if not path.is_file():
-            raise ValueError(f"resume must be 'never', 'auto' or an existing checkpoint file, got {str(resume)!r}.")
-        return path
 
     def _start(self, engine: Engine) -> None:
         if self.resume_path is None:

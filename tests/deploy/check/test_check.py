@@ -1,0 +1,506 @@
+import json
+import re
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ttl_monai.cli import main
+from ttl_monai.deploy.check import check_bundle, preflight
+from ttl_monai.deploy.check.problems import Findings, Problem
+
+
+def setting(**values):
+    """Spoil a setting; `__` stands for `#`."""
+    return lambda tiny: tiny.settings.update({name.replace("__", "#"): value for name, value in values.items()})
+
+
+def entry(section, row, **values):
+    return lambda tiny: tiny.data[section][row].update(values)
+
+
+def header(**values):
+    return lambda tiny: tiny.data.update(values)
+
+
+def image(name, pixels, **options):
+    return lambda tiny: tiny.write(name, pixels(tiny) if callable(pixels) else pixels, **options)
+
+
+def content(name, data):
+    return lambda tiny: (tiny.folder / name).write_bytes(data)
+
+
+def other_file(row, name, pixels):
+    """A training image in another file."""
+
+    def spoil(tiny):
+        tiny.write(name, pixels)
+        tiny.data["training"][row]["image"] = name
+
+    return spoil
+
+
+def copy(source, target):
+    return lambda tiny: shutil.copy(tiny.folder / source, tiny.folder / target)
+
+
+def both(*spoils):
+    return lambda tiny: [spoil(tiny) for spoil in spoils]
+
+
+def given(**options):
+    return lambda tiny: tiny.given.update(options)
+
+
+def overlay(name, text=None):
+    def spoil(tiny):
+        path = tiny.folder.parent / name
+        if text is not None:
+            path.write_text(text)
+        tiny.overlays.append(str(path) if text is not None else name)
+
+    return spoil
+
+
+def config(name, change):
+    def spoil(tiny):
+        path = tiny.own_bundle() / name
+        path.write_text(change(path.read_text()))
+
+    return spoil
+
+
+def without_version(text):
+    values = json.loads(text)
+    return json.dumps({name: value for name, value in values.items() if name != "version"})
+
+
+def cut_short(tiny):
+    path = tiny.folder / "1.png"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def two_pages(tiny):
+    pages = [Image.fromarray(np.full((16, 16), value, np.uint8)) for value in (1, 2)]
+    pages[0].save(tiny.folder / "1.tif", save_all=True, append_images=pages[1:])
+    tiny.data["training"][1]["image"] = "1.tif"
+
+
+def as_masks(tiny):
+    for rows in (tiny.data[section] for section in ("training", "validation", "test")):
+        for row in rows:
+            row["label"] = row["image"]
+    tiny.data["task"] = "segmentation"
+
+
+def positives_as_bmp(tiny):
+    for rows in (tiny.data[section] for section in ("training", "validation", "test")):
+        for row in (each for each in rows if each["label"]):
+            Image.open(tiny.folder / row["image"]).save(tiny.folder / row["image"].replace("png", "bmp"))
+            row["image"] = row["image"].replace("png", "bmp")
+
+
+def run_file(name):
+    def spoil(tiny):
+        folder = Path(tiny.settings["output_dir"])
+        folder.mkdir()
+        (folder / name).write_text("{}")
+
+    return spoil
+
+
+def empty_masks(tiny):
+    for number in range(4):
+        tiny.write(f"m{number}.png", np.zeros((16, 16), np.uint8))
+
+
+def shifted_mask(tiny):
+    tiny.write("0.nii", np.arange(256, dtype=np.int16).reshape(16, 16, 1))
+    tiny.write("m0.nii", np.eye(16, dtype=np.uint8)[..., None], affine=np.diag([1.0, 1, 2, 1]))
+    tiny.data["training"][0].update(image="0.nii", label="m0.nii")
+
+
+def volume_in_2d(tiny):
+    tiny.write("0.nii", np.zeros((16, 16, 5), np.int16))
+    tiny.write("m0.nii", np.zeros((16, 16, 5), np.uint8))
+    tiny.data["training"][0].update(image="0.nii", label="m0.nii")
+
+
+NOISE = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+WITH_NAN = np.where(np.eye(16) > 0, np.nan, 0.5).astype(np.float32)
+ALL = "covid_ttl"
+# id: bundle, how the tiny data or its config are spoilt, the line that is printed (a regular expression)
+BAD = {
+    # config
+    "misspelt setting": (
+        *(ALL, setting(max_epohcs=3)),
+        r"problem 'max_epohcs' is no setting here \[max_epohcs\] -> did you mean 'max_epochs'\?",
+    ),
+    "misspelt argument": (
+        *(ALL, setting(network_def__truncat_at="blocks.3")),
+        r"'network_def#truncat_at' is no setting here \[.*\] -> did you mean 'network_def#truncate_at'\?",
+    ),
+    "misspelt section": (
+        *(ALL, setting(netwrok_def__head="pool")),
+        r"'netwrok_def#head' is no setting here \[.*\] -> did you mean 'network_def#head'\?",
+    ),
+    "setting of another entry": (
+        ALL,
+        setting(run_dir="x"),
+        r"'run_dir' is no setting .* -> it belongs to evaluate.json",
+    ),
+    "reference to nowhere": (
+        *(ALL, setting(learning_rate="@learning_rte")),
+        r"the reference '@learning_rte' leads nowhere \[learning_rate\] -> did you mean '@learning_rate'\?",
+    ),
+    "no such class": (
+        *(ALL, setting(optimizer___target_="torch.optim.Adamm")),
+        r"there is no 'torch.optim.Adamm' to be built \[optimizer#_target_\] -> correct its name",
+    ),
+    "no such overlay": (
+        *(ALL, overlay("nowhere.json")),
+        r"there is no overlay 'nowhere.json', neither in covid_ttl/configs nor .* \[--overlay\] -> pass a file",
+    ),
+    "overlay is no JSON": (
+        ALL,
+        overlay("mine.json", "{,}"),
+        r"problem no JSON: .* \[configs/mine.json line 1\] -> mend",
+    ),
+    "overlay with a misspelt key": (
+        *(ALL, overlay("mine.json", '{"train#prepare_bach": null}')),
+        r"'train#prepare_bach' is no setting here \[.*\] -> did you mean 'train#prepare_batch'\?",
+    ),
+    "train.json is no JSON": (
+        ALL,
+        config("train.json", lambda text: text[:-3]),
+        r"no JSON: .* \[configs/train.json line",
+    ),
+    "metadata without version": (
+        *(ALL, config("metadata.json", without_version)),
+        r"'version' is a required property \[metadata.json\] -> see meta_schema_20240725.json",
+    ),
+    "version without changelog": (
+        *(ALL, config("metadata.json", lambda text: text.replace('"version": "0.1.0"', '"version": "9.9.9"'))),
+        r"the changelog has no line on version '9.9.9' \[metadata.json changelog\] -> add what changed",
+    ),
+    # datalist
+    "datalist alone": (ALL, given(dataset_dir=None), r"--datalist was given without --dataset_dir: pass both"),
+    "no such datalist": (
+        *(ALL, given(datalist="/nowhere/list.json")),
+        r"No such file or directory: the datalist \[--datalist\] -> make one with `ttl datalist`",
+    ),
+    "no such folder": (
+        ALL,
+        given(dataset_dir="/nowhere"),
+        r"there is no such folder \[--dataset_dir\] -> name the images",
+    ),
+    "unknown task": (
+        ALL,
+        header(task="guess"),
+        r"'task' must be one of binary, .*, got 'guess' \[--datalist\] -> make one",
+    ),
+    "task of another bundle": (
+        *(ALL, as_masks),
+        r"the task of the datalist is 'segmentation', but the bundle trains classification \[--datalist\] -> take",
+    ),
+    "label out of range": (
+        *(ALL, entry("training", 2, label=2)),
+        r"1 entries have an unknown label, expected 0 to 1 \[training\[2\]\] -> correct these rows",
+    ),
+    "no patient": (ALL, entry("test", 1, patient=" "), r"1 entries have an empty patient \[test\[1\]\]"),
+    "path out of the folder": (
+        ALL,
+        entry("test", 1, image="../x.png"),
+        r"have a path that is not relative .* \[test\[1\]\]",
+    ),
+    "no id to show": (
+        ALL,
+        header(public_ids=False),
+        r'8 entries have no "id" to show .* and 3 more\] -> use `ttl datalist`',
+    ),
+    "patient in two sections": (
+        *(ALL, entry("test", 0, patient="p1")),
+        r"1 patients are in two sections \[training\[1\] and test\[0\]\] -> split by patient anew",
+    ),
+    "image twice": (
+        *(ALL, entry("training", 2, image="0.png")),
+        r"1 images stand in the list twice \[training\[0\] and training\[2\]\] -> take out the second",
+    ),
+    "edited counts": (
+        *(ALL, header(counts={"training": {"no": 9, "yes": 2}})),
+        r"the header counts {'no': 9, 'yes': 2} in training, the list has {'no': 2, 'yes': 2} -> the file was edited",
+    ),
+    "class that is not trained": (
+        *(ALL, both(entry("training", 1, label=0), entry("training", 3, label=0))),
+        r"problem no image of yes: it cannot be learnt \[training\] -> leave the class out",
+    ),
+    "class that is not validated": (
+        *(ALL, entry("validation", 1, label=0)),
+        r"warning no image of yes: no metric of it \[validation\] -> split anew",
+    ),
+    "empty section": (ALL, header(validation=[]), r"problem the section is empty \[validation\] -> split with other"),
+    "missing file": (
+        ALL,
+        entry("test", 1, image="x.png"),
+        r"1 of 8 files are missing \[test\[1\] \(image\)\] -> is it the",
+    ),
+    # images
+    "empty file": (
+        ALL,
+        content("1.png", b""),
+        r"1 of 8 cannot be used: the file is empty \(0 bytes\) \[training\[1\] 1.png\]",
+    ),
+    "damaged file": (
+        ALL,
+        cut_short,
+        r"cannot be used: damaged, or not the image that .* \[training\[1\] 1.png\] -> mend",
+    ),
+    "not the format of its name": (ALL, content("1.png", b"<html>"), r"cannot be used: damaged.*identify image file"),
+    "unknown format": (
+        *(ALL, both(content("1.txt", b"text"), entry("training", 1, image="1.txt"))),
+        r"cannot be used: unsupported format, expected one of .png .* \[training\[1\] 1.txt\]",
+    ),
+    "several pages": (
+        ALL,
+        two_pages,
+        r"cannot be used: expected one image, got 2 frames or pages \[training\[1\] 1.tif\]",
+    ),
+    "NaN": (
+        ALL,
+        other_file(1, "1.tif", WITH_NAN),
+        r"cannot be used: NaN or infinite pixels \[training\[1\] 1.tif\] -> mend",
+    ),
+    "volume for an image": (
+        *(ALL, other_file(1, "1.nii", np.zeros((16, 16, 5), np.int16))),
+        r"cannot be used: expected a 2D image, got a volume of shape \(16, 16, 5\) \[training\[1\] 1.nii\]",
+    ),
+    "constant": (
+        ALL,
+        image("1.png", np.full((16, 16), 9, np.uint8)),
+        r"warning 1 of 8 constant: all .* \[training\[1\] 1.png\]",
+    ),
+    "colour": (
+        ALL,
+        image("1.png", NOISE),
+        r"1 of 8 in colour, which in_channels=1 turns into grey .* -> --in_channels 3",
+    ),
+    "too small": (
+        ALL,
+        setting(spatial_size=32),
+        r"8 of 8 smaller than the 32 pixels .* -> choose a smaller --spatial_size",
+    ),
+    "format tells the class": (
+        ALL,
+        positives_as_bmp,
+        r"the format of the files tells the class \(BMP L, PNG L\) -> a network",
+    ),
+    "same image in two sections": (
+        *(ALL, copy("1.png", "7.png")),
+        r"1 groups of identical images lie in two sections \[training\[1\] 1.png and test\[1\] 7.png\] -> split by",
+    ),
+    "same image of two patients": (
+        *(ALL, copy("1.png", "3.png")),
+        r"1 groups of identical images stand under two patients \[training\[1\] 1.png and training\[3\] 3.png\]",
+    ),
+    "same image, two labels": (
+        *(ALL, both(copy("1.png", "2.png"), entry("training", 2, patient="p1"))),
+        r"1 groups of identical images have different labels \[training\[1\] 1.png and training\[2\] 2.png\]",
+    ),
+    "same image of one patient": (
+        *(ALL, both(copy("1.png", "3.png"), entry("training", 3, patient="p1"))),
+        r"warning 1 groups of identical images of one patient \[.*\] -> take out all but one",
+    ),
+    "changed file": (
+        *(ALL, entry("training", 0, sha256="0" * 64)),
+        r"1 images are not those that the list was made of .* \[training\[0\] 0.png\] -> restore the files",
+    ),
+    # masks
+    "value that is no class": (
+        *("unet_ttl", image("m1.png", 7 * np.eye(16, dtype=np.uint8))),
+        r"cannot be used: the mask has the values 7, which are no class: expected 0, 1; .* \[training\[1\] 1.png\]",
+    ),
+    "mask of another shape": (
+        *("unet_ttl", image("m1.png", np.eye(12, dtype=np.uint8))),
+        r"cannot be used: the image has the shape \(16, 16\), the mask \(12, 12\)",
+    ),
+    "mask elsewhere": (
+        "unet_ttl",
+        shifted_mask,
+        r"cannot be used: the affines differ by up to 1, .* \[training\[0\] 0.nii\]",
+    ),
+    "JPEG mask": (
+        *("unet_ttl", both(image("m1.jpg", np.eye(16, dtype=np.uint8)), entry("training", 1, label="m1.jpg"))),
+        r"cannot be used: a JPEG file changes the values that it stores",
+    ),
+    "empty masks": ("unet_ttl", empty_masks, r"problem 4 of 4 masks are empty .* -> are they the right files\?"),
+    "volume without axis": (
+        "unet_ttl",
+        volume_in_2d,
+        r"expected a 2D image, got a volume; say by --axis .* \[training\[0\]",
+    ),
+    # volumes
+    "no HU": (
+        *("ctpa_ttl", image("1.nii", np.arange(1536, dtype=np.int16).reshape(16, 16, 6))),
+        r"cannot be used: HU range: no air: expected a minimum of -500 HU or less, found 0 to 1535",
+    ),
+    "slices that are not there": (
+        *("ctpa_ttl", entry("training", 1, slices=[2, 9])),
+        r"cannot be used: 'slices' names 9, but the volume has 6 slices: they count from 0 at the feet \[training\[1\]",
+    ),
+    "short volume": ("ctpa_ttl", setting(spatial_size=[8, 16, 16]), r"8 of 8 shorter than a window of 8 slices"),
+    # output folder
+    "file in the way": (
+        *("covid_ttl", lambda tiny: Path(tiny.settings["output_dir"]).write_text("")),
+        r"a file is in the way of the run's folder \[output_dir\] -> name another",
+    ),
+    "earlier run": (
+        ALL,
+        run_file("run.json"),
+        r"warning an earlier run lies in the run's folder: it will be moved aside",
+    ),
+    "goes on": (
+        ALL,
+        both(run_file("last.pt"), setting(resume="auto")),
+        r"the training goes on from last.pt of an earlier",
+    ),
+    "no such checkpoint": (
+        ALL,
+        setting(resume="x.pt"),
+        r"resume must be 'never', 'auto' or an existing .* -> correct --resume",
+    ),
+}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setattr(preflight, "check_weights", lambda *_: None)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_with_place_and_remedy(name, make_tiny, no_network):
+    bundle, spoil, line = BAD[name]
+    tiny = make_tiny(bundle)
+    spoil(tiny)
+    found = tiny.check()
+    lines = found.lines()
+    assert [each for each in lines if re.search(line, each)], "\n".join(lines)
+    bad = [each for problems in found.found.values() for each in problems if each.severity != "note"]
+    assert len(bad) <= 2, "one cause should not be told again and again:\n" + "\n".join(lines)
+    assert str(tiny.folder.parent) not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("bundle", ["covid_ttl", "unet_ttl", "ctpa_ttl"])
+def test_sound_data_pass_and_a_batch_goes_through(bundle, make_tiny, tmp_path):
+    tiny = make_tiny(bundle)
+    if bundle != "ctpa_ttl":
+        tiny.settings["network_def#truncate_at"] = "blocks.1"
+    found = tiny.check(batch=True)
+    assert found.exit_code(strict=True) == 0, "\n".join(found.lines())
+    assert {check for check, problems in found.found.items() if problems} >= {"datalist", "images", "weights", "batch"}
+    assert re.search(r"4 images of 1x(4x)?16x16 forward and backward, loss \d", "\n".join(found.lines()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "list.json"]  # nothing was written
+
+
+def test_a_loss_that_is_not_finite_and_a_batch_that_is_too_large(make_tiny):
+    tiny = make_tiny()
+    tiny.settings |= {"loss#class_weights": [float("nan"), 1.0], "batch_size": 9, "network_def#truncate_at": "blocks.0"}
+    lines = "\n".join(tiny.check(batch=True).lines())
+    assert "problem the loss of the first batch is nan [loss]" in lines
+    assert "warning batch_size is 9, but the training section gives 4 images [batch_size]" in lines
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"network_def#weights": "x.pt"}, r"weights='x.pt' is no file. Remedies: put the file there"),
+        ({"network_def#truncate_at": "block.3"}, r"truncate_at must be .* got 'block.3'"),
+        ({"network_def#backbone": "resnet51"}, r"resnet51.*\[network_def\]"),
+    ],
+)
+def test_weights_and_cuts_that_are_none(settings, line, make_tiny):
+    tiny = make_tiny()
+    tiny.settings |= settings
+    lines = tiny.check().lines()
+    assert [each for each in lines if re.search(line, each)], "\n".join(lines)
+
+
+def test_a_full_disk(make_tiny, no_network, monkeypatch):
+    usage = namedtuple("usage", "total used free")(1, 1, 10)
+    monkeypatch.setattr("ttl_monai.deploy.check.dry_run.shutil.disk_usage", lambda _: usage)
+    lines = "\n".join(make_tiny().check().lines())
+    assert re.search(r"problem 0 MiB are free, but a training needs more: cache_dir about .* -> make room", lines)
+
+
+def test_all_problems_come_at_once(make_tiny, no_network):
+    tiny = make_tiny()
+    for name in ("misspelt setting", "patient in two sections", "label out of range", "empty file", "earlier run"):
+        BAD[name][1](tiny)
+    lines = "\n".join(tiny.check().lines())
+    for name in ("misspelt setting", "patient in two sections", "label out of range", "earlier run"):
+        assert re.search(BAD[name][2], lines), lines
+    assert re.search(r"1 of 7 cannot be used: the file is empty", lines)
+
+
+def test_names_are_shown_only_where_they_are_public(make_tiny, no_network):
+    tiny = make_tiny()
+    secret = "DOE_JANE.png"
+    (tiny.folder / secret).write_bytes(b"")
+    tiny.data["public_ids"] = False
+    for number, row in enumerate(tiny.data["training"] + tiny.data["validation"] + tiny.data["test"]):
+        row |= {"id": f"id{number}", "patient": f"canary-{number}"}
+    tiny.data["training"][0]["image"] = secret
+    text = json.dumps(tiny.check().to_json())
+    assert "training[0] id0" in text
+    assert "DOE" not in text
+    assert "canary" not in text
+    assert "training[0] DOE_JANE.png" in json.dumps(tiny.check(file_names=True).to_json())
+
+
+def test_quick_says_how_many_it_looks_at(make_tiny, no_network, monkeypatch):
+    monkeypatch.setattr("ttl_monai.deploy.check.images.SAMPLE", 2)
+    assert "a sample: 6 of 8 images were read" in "\n".join(make_tiny().check(quick=True).lines())
+
+
+def test_the_verb_prints_and_exits(make_tiny, no_network, capsys):
+    tiny = make_tiny()
+    tiny.check()  # writes the list
+    words = ["check", str(tiny.bundle), "--dataset_dir", str(tiny.folder), "--datalist", str(tiny.given["datalist"])]
+    words += [text for id_, value in tiny.settings.items() for text in ("--set", f"{id_}={value}")] + ["--no-batch"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.endswith("\nnothing found\n")
+    tiny.write("1.png", NOISE)
+    assert main(words) == 0
+    assert main([*words, "--strict"]) == 1
+    assert "1 warning in all" in capsys.readouterr().out
+    assert main([*words, "--json", "--set", "max_epohcs=1"]) == 2
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["exit_code"], shown["counts"]["problem"], shown["counts"]["warning"]) == (2, 1, 1)
+    assert shown["found"]["config"][0]["where"] == ["max_epohcs"]
+    assert shown["skipped"]["batch"] == "it was not asked for"
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is no bundle: expected a folder with configs/train\.json"):
+        check_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see /secret/place/file.pt: broken", "see .../file.pt: broken"),
+        ("https://example.org/a/b.pth", "https://example.org/a/b.pth"),
+        ("in /data/set/x.png", "in DATA/x.png"),
+        ("3/4 of them", "3/4 of them"),
+    ],
+)
+def test_places_of_the_machine_are_hidden(text, shown):
+    assert Findings(names={"/data/set": "DATA"}).hide(text) == shown
+
+
+def test_a_line_names_the_first_places_and_counts_the_others():
+    problem = Problem("problem", "bad", tuple(f"training[{row}]" for row in range(7)), "mend")
+    assert str(problem).endswith("training[4] and 2 more] -> mend")

@@ -417,7 +417,10 @@ def test_a_loss_that_is_not_finite_and_a_batch_that_is_too_large(make_tiny):
     ("settings", "line"),
     [
         ({"network_def#weights": "x.pt"}, r"weights='x.pt' is no file. Remedies: put the file there"),
-        ({"network_def#truncate_at": "block.3"}, r"the name of a truncation point, got 'block.3'"),
+        (
+            {"network_def#truncate_at": "block.3"},
+            r"expected the name of a truncation point, got 'block.3'; nearest: blocks.3, .* \[network_def\]",
+        ),
         ({"network_def#backbone": "resnet51"}, r"resnet51.*\[network_def\]"),
     ],
 )

@@ -135,7 +135,7 @@ def _read(found: Look, data: Datalist, loader: Any, axis: str | None) -> None:
 
 def _read_pair(found: Look, loader: LoadPaird, image: Path, mask: Path, axis: str | None) -> None:
     item = {"image": str(image), "label": str(mask)}
-    slices = segmentation_items([item], axis)
+    slices: list[Any] = segmentation_items([item], axis)
     found.count = len(slices)
     if slices[0]["axis"] == FLAT:
         loaded = loader(slices[0])
@@ -292,5 +292,5 @@ def _check_same(found: Findings, looks: Sequence[Look]) -> None:
             kinds[PROBLEM, "groups of identical images have different labels", remedy].append(places)
         else:
             kinds[WARNING, "groups of identical images of one patient", "take out all but one"].append(places)
-    for (severity, what, remedy), places in kinds.items():
-        found.add("images", severity, f"{len(places)} {what}", *places, remedy=remedy)
+    for (severity, what, remedy), alike in kinds.items():
+        found.add("images", severity, f"{len(alike)} {what}", *alike, remedy=remedy)

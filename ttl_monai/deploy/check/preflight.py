@@ -89,7 +89,7 @@ def _prepare(found: Findings, parser: Any, temporary: str) -> None:
             places[id_] = parser.get_parsed_content(id_)
     if "output_dir" in places and "resume" in places:
         check_output(found, str(places["output_dir"]), places["resume"])
-    changes = {
+    changes: dict[str, Any] = {
         "output_dir": f"{temporary}/run",
         "cache_dir": None,
         "num_workers": 0,

@@ -4,7 +4,7 @@ The volumes are the first of the datalist's test section, and of each the slice 
 is chosen by how well it went. The masks are those that inference.json writes. For data whose licence lets pictures be
 shown.
 
-    python benchmarks/predictions.py --runs "FTL=RUNS/ftl_none_0" "TTL, blocks.2=RUNS/ttl_blocks.2_0" \
+    python benchmarks/predictions.py --runs "FTL=OUT/runs/ftl_none_0" "TTL, blocks.2=OUT/runs/ttl_blocks.2_0" \
         --dataset_dir DATA/hippocampus --datalist datalists/hippocampus_split0.json \
         --out bundles/unet_ttl/docs/predictions.png
 """

@@ -126,7 +126,7 @@ class MaskScores:
         logger.info("%s: %s.", self.section, intervals.describe(means))
         content = {**self.facts, "n": len(rows), **metrics, **intervals.to_dict(self.section)}
         write_atomically(self.output_dir / "metrics.json", json.dumps(content, indent=4).encode())
-        logger.info("Wrote masks.csv, metrics.json and pictures of %d images to %s.", len(rows), self.output_dir)
+        logger.info("Wrote masks.csv and metrics.json of %d images, and pictures, to %s.", len(rows), self.output_dir)
 
     def _csv(self, rows: list[dict[str, Any]]) -> str:
         buffer = io.StringIO()

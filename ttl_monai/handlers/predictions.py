@@ -182,8 +182,9 @@ class OperatingPoint(Predictions):
             val_threshold=float(threshold), val_sensitivity=float(sensitivity), val_specificity=float(specificity)
         )
         state: Any = engine.state
-        # MONAI has compared the key metric before its handlers run.
-        if self.output_dir is not None and state.best_metric_epoch == state.epoch and idist.get_rank() == 0:
+        # MONAI's evaluator has compared the key metric before its handlers run; the probe's engine knows no best epoch.
+        is_best = getattr(state, "best_metric_epoch", None) == state.epoch
+        if self.output_dir is not None and is_best and idist.get_rank() == 0:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(self.output_dir / "predictions.csv", self._csv(rows, float(threshold)).encode())
 

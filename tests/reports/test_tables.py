@@ -133,6 +133,7 @@ def test_a_segmentation_of_several_classes_has_their_dice(results):
         for k, repeat in enumerate(each["repeats"]):
             repeat |= {"test_dice": 0.9, "test_jaccard": 0.5, "test_hausdorff95": 3 + number + 0.001 * k * number}
             repeat |= {"test_dice_left_out": 4.0, "test_dice_false_alarms": 1.0, "test_dice_left lung": 0.9 - 0.1 * k}
+            repeat |= {"test_dice_interval": [0.8, 0.9]}
             repeat |= {"test_dice_heart": None if number == 0 else 0.5}
     text = results_table(results)
     assert "| strategy | cut | Dice, left lung | Dice, heart |\n| --- | --- | ---: | ---: |\n| FTL | - | 0.800" in text

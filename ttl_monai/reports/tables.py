@@ -166,8 +166,8 @@ def _clear_winner(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
 
 def _by_class(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A second table, of the Dice of each class; nothing where there is one class, or another task."""
-    start, counts = "test_dice_", ("left_out", "false_alarms")
-    keys = [key for key in rows[0]["repeats"][0] if key.startswith(start) and key.removeprefix(start) not in counts]
+    start, others = "test_dice_", ("left_out", "false_alarms", "interval")
+    keys = [key for key in rows[0]["repeats"][0] if key.startswith(start) and key.removeprefix(start) not in others]
     if not keys:
         return []
     heads = ("strategy", "cut", *(f"Dice, {key.removeprefix(start)}" for key in keys))

@@ -1,7 +1,8 @@
 import pytest
 
 from ttl_monai.cli import build_parser, main
-from ttl_monai.cli.search import command_line, read_setting
+from ttl_monai.cli.search import command_line
+from ttl_monai.settings import read_setting
 
 
 def parse(*words):

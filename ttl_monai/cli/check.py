@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.cli.search import read_setting
+from ttl_monai.settings import read_setting
 
 
 def add_parser(subparsers: Any) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ttl_monai.settings import read_setting
+
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 # Options by the id of the experiments' configs that they set.
 _OPTIONS = (
@@ -155,9 +157,7 @@ def read_overrides(arguments: argparse.Namespace, config: Mapping[str, Any]) -> 
     if unknown := sorted(overrides.keys() - config.keys()):
         raise ValueError(f"the experiment {arguments.name} has no --{unknown[0]}; its config is {arguments.name}.json")
     if own:
-        from ttl_monai.engines.experiments.comparison import parse_setting
-
-        overrides |= dict(parse_setting(text) for text in own)
+        overrides |= dict(read_setting(text) for text in own)
     return {**overrides, "output_dir": str(arguments.out.absolute()), "command": command_line(arguments)}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import shlex
 from pathlib import Path
 from typing import Any
+
+from ttl_monai.settings import read_setting
 
 # Where and how fast, not what: left out of the command that a record names.
 _PLACES = {"verb", "run", "output_dir", "workers", "threads", "storage", "study", "retry_failed", "parser"}
@@ -151,17 +152,6 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     return 0 if all(row["determined"] for row in document["methods"] if row["method"] == arguments.method) else 1
-
-
-def read_setting(text: str) -> tuple[str, Any]:
-    """A value of the config: `ID=VALUE`, the value read as a Python literal where it is one."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(f"--set takes ID=VALUE, such as --set max_epochs=20, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def command_line(arguments: argparse.Namespace) -> str:

@@ -10,12 +10,33 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ttl_monai.data.build import build_datalists, to_json
 from ttl_monai.data.datalist import SECTIONS
-from ttl_monai.data.records import content_sha256
+from ttl_monai.data.records import Table, content_sha256
 
-__all__ = ["ensure_demo"]
+__all__ = ["ensure_demo", "write_demo_list"]
 
 logger = logging.getLogger(__name__)
+
+
+def write_demo_list(table: Table, folder: Path, *, header: dict[str, str], seed: int) -> Path:
+    """Write the datalist of made images, split by patient 64/16/20, with the hash of each.
+
+    Args:
+        table: the images, which lie in `folder`.
+        folder: the data set's folder.
+        header: name, source, licence and `made_by`.
+        seed: of the split.
+
+    Returns:
+        The path of its datalist.json.
+    """
+    (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
+    for entry in (entry for section in SECTIONS for entry in datalist[section]):
+        entry["sha256"] = content_sha256(folder / entry["image"])
+    path = folder / "datalist.json"
+    path.write_text(to_json(datalist), encoding="utf-8")
+    return path
 
 
 def ensure_demo(folder: str | Path, *, made_by: str, title: str, what: str, make: Callable[[Path], object]) -> Path:

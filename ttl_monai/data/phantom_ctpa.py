@@ -14,11 +14,10 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from ttl_monai.data.build import build_datalists, to_json
 from ttl_monai.data.datalist import SECTIONS
-from ttl_monai.data.demo import ensure_demo
+from ttl_monai.data.demo import ensure_demo, write_demo_list
 from ttl_monai.data.phantom_ct import CtScan, draw_ct
-from ttl_monai.data.records import Record, Table, content_sha256
+from ttl_monai.data.records import Record, Table
 
 __all__ = ["CtExam", "demo_ctpa_phantom", "draw_ctpa_phantom", "make_ctpa_phantom", "to_nifti"]
 
@@ -157,13 +156,7 @@ def make_ctpa_phantom(
         "made_by": _made_by(seed, patients, shape, clots, smallest_mm),
     }
     table = Table("binary", CLASS_NAMES, records, slices=slices)
-    (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
-    for section in SECTIONS:
-        for entry in datalist[section]:
-            entry["sha256"] = content_sha256(folder / entry["image"])
-    path = folder / "datalist.json"
-    path.write_text(to_json(datalist), encoding="utf-8")
-    return path
+    return write_demo_list(table, folder, header=header, seed=seed)
 
 
 def demo_ctpa_phantom(folder: str | Path) -> Path:

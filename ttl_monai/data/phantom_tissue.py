@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ttl_monai.data.build import build_datalists, to_json
 from ttl_monai.data.datalist import SECTIONS
-from ttl_monai.data.demo import ensure_demo
+from ttl_monai.data.demo import ensure_demo, write_demo_list
 from ttl_monai.data.phantom_patch import CLASS_NAMES, Stain, draw_tissue
-from ttl_monai.data.records import Record, Table, content_sha256
+from ttl_monai.data.records import Record, Table
 
 # Raised when the pictures change, so that a demo made by an older version is made anew.
 EDITION = 1
@@ -113,12 +112,7 @@ def make_tissue_phantom(
         "made_by": _made_by(seed, patients, size),
     }
     table = Table("multi-class", CLASS_NAMES, records)
-    (datalist,) = build_datalists(table, folder, header=header, site_key=None, repeats=1, seed=seed, hash_files=False)
-    for entry in (entry for section in SECTIONS for entry in datalist[section]):
-        entry["sha256"] = content_sha256(folder / entry["image"])
-    path = folder / "datalist.json"
-    path.write_text(to_json(datalist), encoding="utf-8")
-    return path
+    return write_demo_list(table, folder, header=header, seed=seed)
 
 
 def demo_tissue_phantom(folder: str | Path) -> Path:

@@ -9,11 +9,11 @@ from tests.bundles.conftest import write_tiny_data
 from ttl_monai.data import Datalist, make_findings_phantom
 from ttl_monai.engines.experiments.architectures import choose_cut, half_depth
 from ttl_monai.engines.experiments.cells import Row
-from ttl_monai.engines.experiments.comparison import parse_setting
 from ttl_monai.engines.experiments.conduct import conduct
 from ttl_monai.engines.experiments.repeats import made_data, make_repeats
 from ttl_monai.networks.points import Point
 from ttl_monai.reports.by_cut import curves_of, plot_by_cut
+from ttl_monai.settings import read_setting
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_cuts_of_the_paper_are_taken_and_others_are_said():
 @pytest.mark.parametrize("text", ["max_epochs", "=4"])
 def test_a_setting_without_name_or_value_is_refused(text):
     with pytest.raises(ValueError, match="--set takes ID=VALUE"):
-        parse_setting(text)
+        read_setting(text)
 
 
 def test_the_curve_has_the_cuts_by_cost_and_the_whole_network_last(tmp_path):

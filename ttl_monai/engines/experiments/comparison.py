@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from ttl_monai.engines.search.space import config_files, open_workflow, quiet
 from ttl_monai.networks import count_params
 from ttl_monai.networks.features import backbone_of, points_of
 from ttl_monai.networks.points import Point, find_point
+from ttl_monai.settings import read_setting
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Comparison:
     ) -> None:
         if (dataset_dir is None) != (datalist is None):
             raise ValueError("pass both dataset_dir and datalist, or neither to run on made data")
-        self.settings = {**(settings or {}), **dict(parse_setting(text) for text in set)}
+        self.settings = {**(settings or {}), **dict(read_setting(text) for text in set)}
         if own := sorted(_OWN.keys() & self.settings.keys()):
             raise ValueError(f"settings must leave {own[0]!r} to the experiment: {_OWN[own[0]]}")
         self.bundle, self.overlays = Path(bundle).absolute(), tuple(overlays)
@@ -175,21 +175,6 @@ def _words(plan: Plan, row: Row) -> list[str]:
     """How `only` may call a cell's row: the row, the table, or both."""
     text = f"{row.title}:{row.cut}" if row.cut else row.title
     return [text, plan.name, f"{plan.name}/{text}"] if plan.name else [text]
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """A value of a config: `ID=VALUE`, the value read as a Python literal where it is one.
-
-    Raises:
-        ValueError: no ID or no value.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ValueError(f"--set takes ID=VALUE, such as --set max_epochs=20, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def check_plan(plan: Plan) -> None:

@@ -1,0 +1,23 @@
+"""A value of a config as a command line writes it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+__all__ = ["read_setting"]
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """A value of a config: `ID=VALUE`, the value read as a Python literal where it is one.
+
+    Raises:
+        ValueError: no ID or no value.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"--set takes ID=VALUE, such as --set max_epochs=20, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ttl_monai import __version__
-from ttl_monai.data.windows import HU_WINDOW  # not for configs, so that the package does not name it
+from ttl_monai.data.windows import HU_WINDOW
 
 _XRAY = "as displayed: MONOCHROME1 turned over, the patient's right at the left of the picture, rows from the top"
 _WINDOW = "slices from the feet to the head, rows from front to back, columns from the patient's right to the left"

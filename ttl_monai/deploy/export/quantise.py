@@ -57,7 +57,7 @@ def quantise(model: Any, path: Path, images: Iterable[np.ndarray]) -> Any:
 def _reader(images: Iterable[np.ndarray], base: type) -> Any:
     """The images one at a time, as ONNX Runtime asks for them."""
 
-    class Reader(base):  # type: ignore[misc]
+    class Reader(base):
         def __init__(self, images: Iterable[np.ndarray]) -> None:
             self.images: Iterator[np.ndarray] = iter(images)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-EXPORTS = ("torchscript", "onnx")
+from ttl_monai.deploy.packed import EXPORTS
 
 
 def add_parser(subparsers: Any) -> None:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ADDED", "VENDORED", "code_item", "to_packed", "to_source"]
+__all__ = ["ADDED", "EXPORTS", "VENDORED", "code_item", "to_packed", "to_source"]
 
 VENDORED = re.compile(r"ttl_monai_[a-z0-9_]+")
 """How `ttl pack` calls the code that a bundle carries: a name of its own, so that two bundles live in one process."""
+EXPORTS = ("torchscript", "onnx")
+"""The exported forms that a packed bundle may have."""
 ROOMS = ("engines", "handlers", "networks")
 """What source configs import under these names, and expressions use."""
 _OURS = re.compile(r"ttl_monai(?=(\.\w+)+$)")

@@ -23,11 +23,10 @@ from ttl_monai.deploy.pack.configs import write_configs, write_json, write_model
 from ttl_monai.deploy.pack.exports import write_onnx, write_torchscript
 from ttl_monai.deploy.pack.metadata import packed_metadata, read_version
 from ttl_monai.deploy.pack.run import FinishedRun, open_run
+from ttl_monai.deploy.packed import EXPORTS
 from ttl_monai.engines.runs import build_network
 
-__all__ = ["EXPORTS", "Packed", "pack_run"]
-
-EXPORTS = ("torchscript", "onnx")
+__all__ = ["Packed", "pack_run"]
 
 
 @dataclass(frozen=True)

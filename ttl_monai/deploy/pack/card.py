@@ -155,14 +155,15 @@ def _preprocessing(run: FinishedRun) -> str:
     steps = [each["_target_"].rpartition(".")[2] for each in run.spec["preprocessing"]["transforms"]]
     size = run.spec["spatial_size"]
     shape = " x ".join(map(str, size)) if isinstance(size, list) else f"{size} x {size}"
-    return f"Here: {', '.join(steps)}; the network sees {shape} pixels, {run.spec['network_def']['in_channels']} channel(s)."
+    channels = run.spec["network_def"]["in_channels"]
+    return f"Here: {', '.join(steps)}; the network sees {shape} pixels in {channels} channel(s)."
 
 
 def _performance(run: FinishedRun) -> str:
-    metrics, best = run.metrics, run.record["best"]
+    metrics, spec = run.metrics, run.spec
     validation = _table(
-        ("validation, epoch " + str(best["epoch"]), "value"),
-        [(name, f"{value:.4f}") for name, value in best.items() if name.startswith("val_") and value is not None],
+        (f"validation, epoch {spec['epoch']}", "value"),
+        [(name, f"{value:.4f}") for name, value in spec["validation"].items()],
     )
     if not metrics:
         return f"The test section was not evaluated.\n\n{validation}"
@@ -170,17 +171,19 @@ def _performance(run: FinishedRun) -> str:
     for name, value in run.scores.items():
         low, high = metrics.get(f"{name}_interval") or (None, None)
         rows.append((name, f"{value:.4f}", f"{low:.4f} to {high:.4f}" if low is not None else "-"))
-    return f"{metrics['n']} images of the test section.\n\n{_table(('test', 'value', '95 % interval'), rows)}\n\n{validation}"
+    test = _table(("test", "value", "95 % interval"), rows)
+    return f"{metrics['n']} images of the test section.\n\n{test}\n\n{validation}"
 
 
 def _system(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
     record = run.record
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    needed = ", ".join(f"{name} {value}" for name, value in metadata["required_packages_version"].items())
+    course = f"{len(record['history'])} epochs in {record['wall_s']:.0f} s on {record['device']}"
+    core = {name: metadata[f"{name.lower()}_version"] for name in ("MONAI", "PyTorch", "NumPy")}
+    needed = ", ".join(f"{name} {value}" for name, value in {**core, **metadata["required_packages_version"]}.items())
     return (
-        f"Trained for {len(record['history'])} epochs in {record['wall_s']:.0f} s on {record['device']} with {versions}.\n\n"
-        f"Needs MONAI {metadata['monai_version']}, PyTorch {metadata['pytorch_version']}, NumPy "
-        f"{metadata['numpy_version']}, {needed}. The code of the network lies in the bundle: nothing else is installed."
+        f"Trained for {course} with {versions}.\n\nNeeds {needed}. The code of the network lies in the bundle: nothing "
+        "else is to be installed."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ttl_monai
 
-__all__ = ["find_modules", "package_name", "required_packages", "rename", "write_code"]
+__all__ = ["find_modules", "package_name", "rename", "required_packages", "write_code"]
 
 ROOTS = ("ttl_monai.data", "ttl_monai.engines", "ttl_monai.handlers", "ttl_monai.networks")
 """What targets and expressions of configs name."""
@@ -129,9 +129,7 @@ def _imports(tree: ast.Module, *, nested: bool = True) -> Iterator[str]:
 
 def _edits(tree: ast.Module, package: str) -> Iterator[tuple[int, int, int, str]]:
     """Line, first and last column in bytes, and the new text there."""
-    in_texts = {
-        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)
-    }  # the places of an f-string's parts are wrong before Python 3.12
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and _OURS.fullmatch(node.module):
             start = node.col_offset + len("from ")
@@ -140,11 +138,16 @@ def _edits(tree: ast.Module, package: str) -> Iterator[tuple[int, int, int, str]
             for alias in node.names:
                 if _OURS.fullmatch(alias.name):
                     name = package + alias.name.removeprefix("ttl_monai")
-                    bound = f" as {alias.asname}" if alias.asname else ""
-                    text = f"{name}{bound}" if bound or name == package else f"{name}, {package}"
-                    text += "" if bound else " as ttl_monai"
+                    text = f"{name} as {alias.asname}" if alias.asname else f"{package} as ttl_monai"
+                    if not alias.asname and name != package:  # `import ttl_monai.data` binds `ttl_monai`
+                        text = f"{name}\n{' ' * node.col_offset}import {text}"
                     yield alias.lineno, alias.col_offset, alias.end_col_offset or 0, text
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in in_texts:
-            if _OURS.fullmatch(node.value) and node.lineno == node.end_lineno:
-                text = node.value.replace("ttl_monai", package, 1)
-                yield node.lineno, node.col_offset, node.end_col_offset or 0, f'"{text}"'
+        # The places of an f-string's parts are wrong before Python 3.12, and none is a name as a whole.
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield from _name_edit(node, package)
+
+
+def _name_edit(node: ast.Constant, package: str) -> Iterator[tuple[int, int, int, str]]:
+    if _OURS.fullmatch(node.value):
+        text = node.value.replace("ttl_monai", package, 1)
+        yield node.lineno, node.col_offset, node.end_col_offset or 0, f'"{text}"'

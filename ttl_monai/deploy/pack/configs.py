@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ttl_monai.deploy.packed import ADDED, code_item, to_packed
 from ttl_monai.deploy.pack.run import FinishedRun
+from ttl_monai.deploy.packed import ADDED, code_item, to_packed
 
 __all__ = ["write_configs", "write_json", "write_model_record"]
 

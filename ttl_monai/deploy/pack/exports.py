@@ -46,7 +46,7 @@ def write_torchscript(
         script = convert_to_torchscript(network)
         save_net_with_metadata(
             script,
-            path,
+            str(path),
             include_config_vals=False,
             append_timestamp=False,
             meta_values=dict(metadata),

@@ -48,6 +48,8 @@ def packed_metadata(
     name, spec = run.record["data"]["name"], run.spec
     text = changelog or f"{spec['strategy']} of {run.network}, trained on {name}"
     classes = ", ".join(spec["class_names"])
+    channels = spec["network_def"]["in_channels"]
+    expected = source["network_data_format"]["inputs"]["image"]["num_channels"]
     return {
         **source,
         "version": release,
@@ -60,6 +62,7 @@ def packed_metadata(
         },
         "description": f"{source['description']} Packed: {spec['strategy']} of {run.network}.",
         "data_source": f"trained on {name}",
+        "image_classes": source["image_classes"] if channels == expected else f"{channels} channels in [0, 1]",
         "label_classes": f"{source['label_classes']} (here: {classes})",
         "eval_metrics": {each: round(value, 4) for each, value in run.scores.items()},
         "network_data_format": _data_format(spec, source["network_data_format"]),

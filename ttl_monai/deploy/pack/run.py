@@ -18,7 +18,7 @@ SPEC_KEYS = {
 }
 RECORD_KEYS = {
     *("status", "strategy", "seed", "data", "params", "trainable_params", "macs", "weights", "config"),
-    *("versions", "wall_s", "best", "history"),
+    *("versions", "wall_s", "history"),
 }
 
 
@@ -45,9 +45,8 @@ class FinishedRun:
     @property
     def scores(self) -> dict[str, float]:
         """The figures of the test section, or, where it was not evaluated, those of the best epoch's validation."""
-        found = {name: value for name, value in self.metrics.items() if name.startswith("test_")} or self.record["best"]
-        kept = ("test_", "val_")
-        return {name: float(found[name]) for name in found if name.startswith(kept) and _is_number(found[name])}
+        found = {name: value for name, value in self.metrics.items() if name.startswith("test_")}
+        return {name: value for name, value in (found or self.spec["validation"]).items() if _is_number(value)}
 
     @property
     def network(self) -> str:

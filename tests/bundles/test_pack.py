@@ -20,7 +20,7 @@ from ttl_monai.deploy.pack.code import find_modules
 from ttl_monai.engines import build_network
 
 from .conftest import BUNDLES, TINY_DATA, open_tiny
-from .zoo import check_min
+from .zoo import check_min, describe
 
 NAMES = sorted(TINY_DATA)
 SCHEMA = BUNDLES / "schema" / "meta_schema_20240725.json"
@@ -77,6 +77,20 @@ def expected_output(run, metadata):
         return build_network(run)(noise).flatten()[:8]
 
 
+def test_two_packed_bundles_live_in_one_process(pack_once, request):
+    modules = []
+    for name in ("covid_ttl", "ctpa_ttl"):
+        run, done = pack_once(name)
+        result = describe(done.folder, str(request.getfixturevalue(TINY_DATA[name]).parent))
+        metadata = json.loads((done.folder / "configs/metadata.json").read_text())
+        torch.testing.assert_close(torch.tensor(result["output"]), expected_output(run, metadata), atol=1e-5, rtol=0)
+        assert Path(sys.modules[done.package].__file__).parent == done.folder / done.package
+        modules.append(result["module"])
+    assert modules == [f"{pack_once(name)[1].package}.networks.classifier" for name in ("covid_ttl", "ctpa_ttl")]
+    assert len(set(modules)) == 2
+
+
+@pytest.mark.slow
 def test_all_bundles_pass_the_zoo_and_live_in_one_process_without_this_package(pack_once, request, tmp_path):
     arguments, runs = [], []
     for name in NAMES:
@@ -98,6 +112,11 @@ def test_all_bundles_pass_the_zoo_and_live_in_one_process_without_this_package(p
         evaluated = json.loads((folder / "eval/test/metrics.json").read_text())
         assert evaluated["model_sha256"] == json.loads((run / "model.json").read_text())["sha256"]
     assert len({result["module"] for result in results}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_bundles_pass_what_the_zoo_asks_of_files(name, pack_once):
+    check_min(pack_once(name)[1].folder, SCHEMA)
 
 
 @pytest.mark.parametrize("name", NAMES)

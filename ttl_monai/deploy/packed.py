@@ -14,7 +14,7 @@ EXPORTS = ("torchscript", "onnx")
 """The exported forms that a packed bundle may have."""
 ROOMS = ("engines", "handlers", "networks")
 """What source configs import under these names, and expressions use."""
-_OURS = re.compile(r"ttl_monai(?=(\.\w+)+$)")
+_OURS = re.compile(r"^ttl_monai(?=(\.\w+)+$)")
 # `engines.` as a name of Python, not `monai.handlers.` and not an id.
 _BY_IMPORT = re.compile(rf"(?<![\w.@#])({'|'.join(ROOMS)})\.(?=\w)")
 _BY_ID = re.compile(rf"@code#({'|'.join(ROOMS)})\.(?=\w)")

@@ -7,6 +7,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -35,8 +36,7 @@ def find_modules() -> dict[str, Path]:
             name = ".".join(parts[:end])
             if name in known and name not in found:
                 found[name] = known[name]
-                tree = ast.parse(known[name].read_text(encoding="utf-8"))
-                waiting += [each for each in _imports(tree) if each.split(".")[0] == "ttl_monai"]
+                waiting += [each for each in _imports(_parse(known[name])) if each.split(".")[0] == "ttl_monai"]
     return dict(sorted(found.items()))
 
 
@@ -105,13 +105,18 @@ def required_packages(modules: Mapping[str, Path]) -> set[str]:
     """
     names = set[str]()
     for path in modules.values():
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        names |= {each.split(".")[0] for each in _imports(ast.Module(body, []), nested=False)}
+        names |= {each.split(".")[0] for each in _imports(_parse(path), nested=False)}
     names -= {"ttl_monai", "monai", "torch", "numpy", *sys.stdlib_module_names}
     known = packages_distributions()
     if unknown := sorted(names - set(known)):
         raise ValueError(f"expected an installed distribution for each import, found none for {', '.join(unknown)}")
     return {known[name][0] for name in names}
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    """A module of this package, which does not change while it runs."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _dotted(path: Path) -> str:

@@ -79,7 +79,7 @@ def plot_masks(panels: Sequence[MaskPanel], structures: Sequence[str], path: str
         axes.set_visible(False)
     for axes, panel in zip(every, panels, strict=False):
         _draw(axes, panel, _WIDTH_PT * side)
-    handles: list[Line2D | tuple[Line2D, ...]] = [
+    handles: list[Any] = [
         Line2D([], [], color=colour, linewidth=_LEGEND_PT) for colour in structure_colours(len(structures))
     ]
     labels = list(structures)
@@ -103,7 +103,8 @@ def structure_colours(count: int) -> list[Colour]:
     """Colours of structures on grey pictures, RGB in [0, 1].
 
     The first six are Okabe and Ito's, told apart with every common colour blindness, light ones first, as images are
-    dark. Each further one is, of a grid without dark ones, that which is farthest (in CIELAB) from all before it and from the greys.
+    dark. Each further one is, of a grid without dark ones, that which lies farthest (in CIELAB) from all before it and
+    from the greys.
     """
     steps = np.linspace(0, 1, 6)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
@@ -120,7 +121,7 @@ def structure_colours(count: int) -> list[Colour]:
 
 
 def _to_lab(colours: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sRGB in [0, 1], (N, 3) -> CIELAB with the white of D65: distances as the eye sees them."""
+    """Colours (sRGB in [0, 1], (N, 3)) -> CIELAB with the white of D65: distances as the eye sees them."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
     x, y, z = np.cbrt(xyz / (0.9505, 1.0, 1.0888)).T  # CIE's straight line for near black makes no difference here

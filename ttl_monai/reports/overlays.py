@@ -141,9 +141,10 @@ def _draw(axes: Axes, panel: MaskPanel, width: float) -> None:
     axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, aspect=panel.aspect)
     colours = structure_colours(len(panel.found))
     for colour, mask in zip(colours, panel.found, strict=True):
-        layer = np.zeros((*mask.shape, 4))
-        layer[mask] = (*colour, 0.2)
-        axes.imshow(layer, aspect=panel.aspect, interpolation="nearest")
+        if mask.any():
+            layer = np.zeros((*mask.shape, 4))
+            layer[mask] = (*colour, 0.2)
+            axes.imshow(layer, aspect=panel.aspect, interpolation="nearest")
     # The reference below: where the two run together, the solid line lies between its dashes.
     for colour, mask in zip(colours, [] if panel.drawn is None else panel.drawn, strict=False):
         for style in _dashed(colour, width):

@@ -17,6 +17,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 from ttl_monai.data.masks import check_geometry, name_pair, read_mask, to_classes, whole_numbers
 from ttl_monai.data.reader import XrayReader, format_of
 from ttl_monai.data.slices import FLAT, open_volume, read_slice, read_unit_slice
+from ttl_monai.data.spacing import pixel_spacing, with_spacing
 
 __all__ = ["CheckPaird", "LoadPaird"]
 
@@ -52,7 +53,8 @@ class LoadPaird(_PairTransform):
     """Load a 2D image and its mask, in one view and checked against each other.
 
     The image is read as `XrayReader` does, the mask by `read_mask`, then turned into classes by `to_classes`. Of an
-    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read.
+    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read. The mask
+    knows the distances of its pixels where the image's file states them (see `spacing_of`).
 
     Args:
         keys: the image's and the mask's.
@@ -107,7 +109,7 @@ class LoadPaird(_PairTransform):
                 volume, drawn = (open_volume(each) for each in (path, mask))
                 check_geometry(volume.shape, drawn.shape, where, volume.affine, drawn.affine)
                 values = whole_numbers(read_slice(mask, axis, number), where)
-            loaded[mask_key] = MetaTensor(self.encode(values, where))
+            loaded[mask_key] = with_spacing(self.encode(values, where), pixel_spacing(path, axis))
         return loaded
 
     def _read_image(self, path: Path, axis: str, number: int) -> np.ndarray:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
-import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from monai.data import save_net_with_metadata
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
+
+from ttl_monai.engines.search.space import quiet
 
 __all__ = ["TOLERANCE", "write_onnx", "write_torchscript"]
 
@@ -73,27 +74,22 @@ def write_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
     """
     import onnxruntime  # of the extra `export`
 
-    noise = logging.getLogger("torch.onnx")
-    level = noise.level
-    noise.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            exported = Path(folder, "model.onnx")  # a file beside it would be left there
-            torch.onnx.export(
-                network,
-                (example,),
-                exported,
-                input_names=["image"],
-                output_names=["pred"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-            path.write_bytes(exported.read_bytes())
-    finally:
-        noise.setLevel(level)
+    with ExitStack() as stack:
+        for name in ("torch.onnx", "onnx_ir", "onnxscript"):
+            stack.enter_context(quiet(name))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (example,),
+            path,
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     session = onnxruntime.InferenceSession(path)
     with torch.inference_mode():
         for images in (example, example[:1]):

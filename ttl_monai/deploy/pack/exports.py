@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,52 @@ from torch import nn
 
 from ttl_monai.engines.search.space import quiet
 
-__all__ = ["TOLERANCE", "write_onnx", "write_torchscript"]
+__all__ = ["TOLERANCE", "write_exports", "write_onnx", "write_torchscript"]
 
 TOLERANCE = 1e-4
 """The largest difference to PyTorch, absolute, of logits."""
+
+
+def write_exports(
+    forms: Sequence[str],
+    network: nn.Module,
+    example: torch.Tensor,
+    models: Path,
+    *,
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> dict[str, float]:
+    """Write the exported forms of a network into a bundle's `models` folder.
+
+    Args:
+        forms: of `packed.EXPORTS`.
+        network: in evaluation mode.
+        example: images (B, C, ...) in [0, 1], B of at least 2, to compare with.
+        models: the folder.
+        metadata: content of metadata.json.
+        config: content of inference.json.
+
+    Returns:
+        File in the bundle -> largest difference to PyTorch.
+
+    Raises:
+        ValueError: a form cannot be made of this network or here, or differs by more than `TOLERANCE`.
+    """
+    differences = {}
+    for form in forms:
+        try:
+            if form == "torchscript":
+                name = "model.ts"
+                difference = write_torchscript(network, example, models / name, metadata=metadata, config=config)
+            else:
+                name = "model.onnx"
+                difference = write_onnx(network, example, models / name)
+        except (RuntimeError, ImportError) as error:
+            others = " ".join(each for each in forms if each != form)
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(f"{form} could not be made ({cause}); leave it out by --exports {others}") from error
+        differences[f"models/{name}"] = difference
+    return differences
 
 
 def write_torchscript(
@@ -70,7 +112,7 @@ def write_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
 
     Raises:
         ValueError: it is above `TOLERANCE`.
-        ModuleNotFoundError: onnx, onnxscript or onnxruntime is missing.
+        ImportError: onnx, onnxscript or onnxruntime is missing: the extra `export`.
     """
     import onnxruntime  # of the extra `export`
 

@@ -12,7 +12,8 @@ from nibabel.spatialimages import SpatialImage
 from pydicom import dcmread
 
 from ttl_monai.data.reader import format_of
-from ttl_monai.data.slices import FLAT, SLICE_AXCODES, open_volume
+from ttl_monai.data.slices import FLAT, SLICE_AXCODES
+from ttl_monai.data.volume_files import open_volume
 
 __all__ = ["write_mask"]
 

@@ -20,6 +20,7 @@ from ttl_monai.cli import main
 from ttl_monai.data import CachedDataset, XrayReader
 from ttl_monai.data.dicom_series import read_series
 from ttl_monai.data.masks import read_mask
+from ttl_monai.data.spacing import pixel_spacing
 from ttl_monai.engines.compare_runs import compare_runs
 from ttl_monai.engines.search.prepare import prepare_images
 
@@ -113,6 +114,8 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     distances = [float(row["hausdorff95_lung"]) for row in rows if row["hausdorff95_lung"]]
     assert len(rows) - len(distances) == metrics["test_hausdorff95_left_out"]
     assert metrics["test_hausdorff95"] == (pytest.approx(np.mean(distances), abs=1e-5) if distances else None)
+    assert {row["hausdorff95_mm_lung"] for row in rows} == {""}, "PNG has no millimetres"
+    assert (metrics["test_hausdorff95_mm"], metrics["test_hausdorff95_mm_left_out"]) == (None, len(rows))
     (tmp_path / "in").mkdir()
     for item in items:
         shutil.copy(datalist.parent / item["image"], tmp_path / "in")
@@ -191,7 +194,8 @@ def test_structures_that_overlap_from_training_to_files(make_workflow, overlappi
 
 def test_an_image_without_the_structure_is_counted(make_workflow, trained, datalist, tmp_path):
     content = json.loads(datalist.read_text())
-    entry = content["test"][0]
+    content["test"], content["validation"] = content["validation"], content["test"]
+    entry, other = content["test"]
     shape = read_mask(datalist.parent / entry["label"], datalist.parent / entry["image"]).shape
     Image.fromarray(np.zeros(shape, np.uint8)).save(datalist.parent / "masks/empty.png")
     entry["label"] = "masks/empty.png"
@@ -209,8 +213,15 @@ def test_an_image_without_the_structure_is_counted(make_workflow, trained, datal
     ).run()
     metrics = json.loads((trained / "test/metrics.json").read_text())
     assert metrics["test_dice_left_out"] == 1
-    row = next(csv.DictReader((trained / "test/masks.csv").open()))
+    row, drawn = csv.DictReader((trained / "test/masks.csv").open())
     assert (row["dice_lung"], row["hausdorff95_lung"], row["drawn_lung"]) == ("", "", "0")
+    # The other image has millimetres, as DICOM states them.
+    apart = pixel_spacing(datalist.parent / other["image"])
+    assert apart[0] == apart[1] != 1
+    distance = float(drawn["hausdorff95_lung"]) * apart[0]
+    assert float(drawn["hausdorff95_mm_lung"]) == pytest.approx(distance, rel=1e-4)
+    assert metrics["test_hausdorff95_mm"] == pytest.approx(distance, rel=1e-4)
+    assert metrics["test_hausdorff95_mm_left_out"] == 1
     assert metrics["same_datalist_as_training"] is False
 
 

@@ -17,6 +17,7 @@ from monai.utils import MetaKeys
 from ttl_monai.data.masks import check_geometry, name_pair, read_mask, to_classes
 from ttl_monai.data.reader import XrayReader, format_of
 from ttl_monai.data.slices import FLAT, read_mask_slice, read_unit_slice
+from ttl_monai.data.spacing import pixel_spacing, with_spacing
 
 __all__ = ["LoadPaird"]
 
@@ -25,7 +26,8 @@ class LoadPaird(MapTransform):
     """Load a 2D image and its mask, in one view and checked against each other.
 
     The image is read as `XrayReader` does, the mask by `read_mask`, then turned into classes by `to_classes`. Of an
-    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read.
+    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read. The mask
+    knows the distances of its pixels where the image's file states them (see `spacing_of`).
 
     Args:
         keys: the image's and the mask's.
@@ -88,7 +90,7 @@ class LoadPaird(MapTransform):
                 check_geometry(image.shape[1:], values.shape, where, _affine_of(path), _affine_of(mask))
             else:
                 values = read_mask_slice(mask, path, axis, number)
-            loaded[mask_key] = MetaTensor(self.encode(values, where))
+            loaded[mask_key] = with_spacing(self.encode(values, where), pixel_spacing(path, axis))
         return loaded
 
     def _read_image(self, path: Path, axis: str, number: int) -> np.ndarray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
     from ttl_monai.data.slices import segmentation_items, slice_items
+    from ttl_monai.data.threads import ThreadedLoader
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
     from ttl_monai.data.volume import Volume, VolumeError, VolumeReport
     from ttl_monai.data.volume_cache import VolumeCache
@@ -38,6 +39,7 @@ __all__ = [
     "RandomWindowDataset",
     "SeriesDataset",
     "SeriesRules",
+    "ThreadedLoader",
     "Volume",
     "VolumeCache",
     "VolumeError",
@@ -78,6 +80,7 @@ _MODULES = {
     "RandomWindowDataset": "window_datasets",
     "SeriesDataset": "window_datasets",
     "SeriesRules": "dicom_choice",
+    "ThreadedLoader": "threads",
     "Volume": "volume",
     "VolumeCache": "volume_cache",
     "VolumeError": "volume",

@@ -1,0 +1,5 @@
+"""`ttl predict`: what lies in a folder is sorted, judged by what the bundle accepts, and predicted by the bundle."""
+
+from ttl_monai.deploy.predict.conduct import predict_inputs
+
+__all__ = ["predict_inputs"]

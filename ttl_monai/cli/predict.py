@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = dict(read_setting(text) for text in arguments.set)  # before the slow imports
     from ttl_monai.deploy.predict import predict_inputs
 
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each module that it copies
     results = predict_inputs(
         arguments.model,
         arguments.source,

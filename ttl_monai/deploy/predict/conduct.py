@@ -11,7 +11,9 @@ from typing import Any
 
 from ttl_monai.data import CachedDataset, segmentation_items
 from ttl_monai.data.keys import load_site_key
+from ttl_monai.deploy.dicom_out import require_highdicom
 from ttl_monai.deploy.predict.bundle import Predictor, find_bundle, open_predictor
+from ttl_monai.deploy.predict.dicom import write_dicom
 from ttl_monai.deploy.predict.results import Results, collect_results, write_key_map
 from ttl_monai.deploy.predict.sort import Item, sort_inputs
 from ttl_monai.deploy.predict.staging import list_inputs, stage_files
@@ -55,6 +57,8 @@ def predict_inputs(
     if key_map is not None and Path(key_map).resolve().is_relative_to(folder.resolve()):
         raise ValueError("the key map tells whose results these are: write it to another place than --out")
     found_bundle, run_dir = find_bundle(bundle, configs)
+    if dicom:
+        require_highdicom()
     files = list_inputs(source)
     key = load_site_key(site_key)
     # A private folder (mode 0700): links to the files under names of ours, and prepared images.
@@ -87,6 +91,8 @@ def predict_inputs(
             predictor.give([_entry(item, predictor) for item in suitable])
             predictor.workflow.run()
         results = collect_results(found, predictor, folder)
+        if dicom:
+            write_dicom(results, predictor, folder)
         results.write(folder)
     if key_map is not None:
         write_key_map(found.items, Path(key_map))

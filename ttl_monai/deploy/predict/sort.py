@@ -15,6 +15,7 @@ from ttl_monai.data.dicom_file import Refused, open_header
 from ttl_monai.data.dicom_slices import NOT_ACQUIRED
 from ttl_monai.data.keys import pseudonym
 from ttl_monai.data.reader import format_of
+from ttl_monai.data.slices import is_volume
 from ttl_monai.deploy.predict.staging import Staged, link
 from ttl_monai.deploy.predict.suitability import JUDGED_TAGS, judge, judge_undescribed
 from ttl_monai.files import file_sha256
@@ -174,10 +175,18 @@ class _Sorter:
         """A picture or a NIfTI file, which says nothing about what it shows."""
         report = VolumeReport(source=kind, files=1)
         self._item("image", kind, [file], Dataset(), "", report)
-        if kind in self.accepts["formats"]:
-            judge_undescribed(report)
-        else:
+        try:
+            takes = "series" if is_volume(file) else "image"
+        except ValueError:
+            report.note("files", "refused", f"a damaged {kind} file")
+            return
+        if kind not in self.accepts["formats"]:
             report.note("format", "refused", f"{kind}, expected {' or '.join(self.accepts['formats'])}")
+        elif self.accepts[takes] is None:
+            found, wanted = ("a volume", "a single image") if takes == "series" else ("a single image", "a volume")
+            report.note("kind of image", "refused", f"{kind}, {found}; expected {wanted}")
+        else:
+            judge_undescribed(report)
 
     def add_broken(self, file: Path, reason: str) -> None:
         """A file that cannot be read."""
@@ -191,7 +200,7 @@ class _Sorter:
             # Of the wrong kind: what else is found wrong with it does not matter.
             other, words = ("series", "a series") if item.kind == "image" else ("image", "a single image")
             item.report = VolumeReport(source="DICOM", files=len(item.files))
-            item.report.note("kind of image", "refused", f"a {item.kind} of DICOM, expected {words}")
+            item.report.note("kind of image", "refused", f"DICOM, {item.kind}; expected {words}")
             rules = {name: rule for name, rule in self.accepts[other].items() if name == "Modality"}
         judge(header, rules, item.report)
 

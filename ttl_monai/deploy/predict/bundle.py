@@ -117,7 +117,7 @@ class Predictor:
 
 
 def open_predictor(
-    bundle: Path, run_dir: Path | None, output_dir: Path, *, settings: Mapping[str, Any], **more: Any
+    bundle: Path, run_dir: Path | None, output_dir: Path, *, stage: Path, settings: Mapping[str, Any], maps: bool
 ) -> Predictor:
     """Open the workflow of a bundle's inference.json.
 
@@ -125,8 +125,9 @@ def open_predictor(
         bundle: the bundle's folder; a packed one is linted first.
         run_dir: the run; None for the bundle's own model.
         output_dir: where the workflow writes.
+        stage: a private folder, for prepared images; nothing in it is predicted unasked.
         settings: values of the config, by id.
-        more: further ones, each only where the config has it.
+        maps: let the workflow write the Grad-CAM of series, as a volume that lies on them.
 
     Returns:
         The predictor.
@@ -139,17 +140,12 @@ def open_predictor(
     config = read_plain(bundle / ENTRY, ENTRY)
     if "accepts" not in config:
         raise ValueError(f"{ENTRY} of the bundle does not say what it accepts: it needs the entry 'accepts'")
-    given = {
-        "bundle_root": str(bundle),
-        "output_dir": str(output_dir),
-        **({} if run_dir is None else {"run_dir": str(run_dir)}),
-    }
-    workflow = ConfigWorkflow(
-        str(bundle / ENTRY),
-        workflow_type="infer",
-        logging_file=False,
-        **{**{name: value for name, value in more.items() if name in config}, **given, **settings},
-    )
+    given: dict[str, Any] = {"bundle_root": str(bundle), "output_dir": str(output_dir), "dataset_dir": str(stage)}
+    given |= {} if run_dir is None else {"run_dir": str(run_dir)}
+    given |= {"gradcam": maps} if "found" in config else {}
+    given |= {"cache_dir": str(stage / "cache")} if "cache_dir" in config else {}
+    given |= settings
+    workflow = ConfigWorkflow(str(bundle / ENTRY), workflow_type="infer", logging_file=False, **given)
     workflow.initialize()
     parser: Any = workflow.parser
     spec = dict(parser.get_parsed_content("spec"))

@@ -69,10 +69,9 @@ def predict_inputs(
             found_bundle,
             run_dir,
             folder,
+            stage=stage,
             settings=dict(settings or {}),
-            dataset_dir=str(stage),
-            cache_dir=str(stage / "cache"),
-            gradcam=dicom,
+            maps=dicom,
         )
         found = sort_inputs(
             stage_files(files, stage / "files"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
@@ -107,8 +108,7 @@ def _read_masks(folder: Path, key: str, prediction: Mapping[str, Any]) -> tuple[
     if list(arrays) == [f"{key}_mask.nii.gz"]:
         numbers = arrays[f"{key}_mask.nii.gz"]
         return np.stack([numbers == k for k in range(1, len(names) + 1)], axis=-1), first.affine
-    from urllib.parse import quote  # as `MaskWriter` names them
-
+    # Named as `MaskWriter` does.
     return np.stack([arrays[f"{key}_mask_{quote(name, safe=' ')}.nii.gz"] > 0 for name in names], axis=-1), first.affine
 
 

@@ -19,8 +19,8 @@ from ttl_monai.reports.page.provenance import without_places
 
 HERE = Path(__file__).parent
 SECTIONS = (
-    *("strategies", "truncation", "figures", "similarity", "curves", "calibration", "operating", "confusion"),
-    *("segmentation", "wrong", "gallery", "training", "complexity", "data", "provenance"),
+    *("strategies", "truncation", "saliency", "figures", "similarity", "curves", "calibration", "operating"),
+    *("confusion", "segmentation", "wrong", "gallery", "training", "complexity", "data", "provenance"),
 )
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -157,6 +157,21 @@ def test_published_values_are_marked(page):
     assert [tag for tag, each in page.elements if each.get("class") == "published"] == ["tr"]
     assert "0.853 ± 0.004" in page.text
     assert "Published beside FTL: supplement, Table 3. Differs: the data." in page.text
+
+
+def test_maps_are_scored_beside_what_an_even_map_gets(written):
+    tables = json.loads(written.with_suffix(".json").read_text())
+    rows = tables["saliency-1"]["rows"]
+    assert [(row["network"], row["share inside"], row["pointing game"]) for row in rows] == [
+        ("FTL", "0.400 (0.300 to 0.600)", "-"),
+        ("TTL blocks.2", "0.500 (0.300 to 0.600)", "-"),
+    ]
+    assert {row["share of the image"] for row in rows} == {"0.270"}
+    assert [row["metric"] for row in tables["saliency-2"]["rows"]] == ["gradcam lungs share"]
+    metrics = [
+        row.get("metric", "") for name in tables if name.startswith("strategies") for row in tables[name]["rows"]
+    ]
+    assert not [each for each in metrics if "gradcam" in each]
 
 
 def test_tables_and_figures_beside_the_page(written):

@@ -8,7 +8,7 @@ from ttl_monai.engines.datasets import (
     mask_items,
     open_data,
 )
-from ttl_monai.engines.processes import distribute, join_processes, synchronise_norms
+from ttl_monai.engines.processes import distribute, join_processes, launched, synchronise_norms
 from ttl_monai.engines.runs import (
     build_dataset,
     build_network,
@@ -35,6 +35,7 @@ __all__ = [
     "find_workflow",
     "inference_items",
     "join_processes",
+    "launched",
     "literal",
     "load_spec",
     "mask_items",

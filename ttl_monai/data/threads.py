@@ -44,7 +44,7 @@ class ThreadedLoader(DataLoader):
                 f"threads must be at least 0 and ahead at least as many, got threads {threads} and ahead {ahead}"
             )
         super().__init__(dataset, batch_size=batch_size, num_workers=0)
-        self.threads, self.ahead = threads, ahead
+        self.threads, self.ahead, self.size = threads, ahead, batch_size
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches in the order of the data set."""
@@ -56,8 +56,8 @@ class ThreadedLoader(DataLoader):
         try:
             waiting: deque[Future] = deque(pool.submit(self._read, number) for number in islice(numbers, self.ahead))
             while waiting:
-                items = []
-                while waiting and len(items) < self.batch_size:
+                items: list[Any] = []
+                while waiting and len(items) < self.size:
                     items.append(waiting.popleft().result())
                     waiting.extend(pool.submit(self._read, number) for number in islice(numbers, 1))
                 batch = self.collate_fn(items)

@@ -14,8 +14,9 @@ from monai.metrics import compute_dice
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 
-from tests.data.conftest import write_series
+from tests.data.conftest import write_segmentation, write_series
 from ttl_monai.analysis import mean_intervals
+from ttl_monai.cli import main
 from ttl_monai.data import CachedDataset, XrayReader
 from ttl_monai.data.dicom_series import read_series
 from ttl_monai.data.masks import read_mask
@@ -356,6 +357,42 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, volumes, tmp_path)
     assert spec["validation"]["val_dice_left_out"] == 2
     document = compare_runs("initial", tmp_path / "run", points=["blocks.0"], matrix=False)
     assert document["data"]["images"] == 6, "slices with foreground of the training and of the validation volume"
+
+
+def test_a_value_of_the_background_keeps_no_slice_in_training(make_workflow, volumes):
+    """The mask of the training has a 9 where no block is, in a slice of its own."""
+    path = Path(volumes["dataset_dir"]) / "training_mask.nii.gz"
+    mask = nib.load(path)
+    values = np.array(mask.dataobj)
+    values[0, 0, 0] = 9
+    nib.save(nib.Nifti1Image(values, mask.affine), path)
+    for table, slices in (([[0, 9], 4], 3), ([0, [4, 9]], 4)):
+        workflow = make_workflow("train.json", axis="axial", **volumes | {"mask_values": table})
+        assert len(workflow.parser.get_parsed_content("train#dataset")) == slices
+    workflow = make_workflow("train.json", axis="axial", foreground_only=False, **volumes | {"mask_values": table})
+    assert len(workflow.parser.get_parsed_content("train#dataset")) == 5
+
+
+def test_series_with_dicom_segmentations_from_datalist_to_scores(make_workflow, tmp_path):
+    """Three patients with a block in three of their six slices."""
+    rng = np.random.default_rng(4)
+    mask = np.zeros((6, 40, 30), np.uint8)
+    mask[1:4, 10:30, 5:20] = 1
+    for name in "abc":
+        picture = rng.integers(-1000, -600, mask.shape).astype(np.int16) + np.int16(900) * mask
+        paths = write_series(tmp_path / f"set/images/{name}", picture, series_uid=f"1.2.{ord(name)}", PatientID=name)
+        write_segmentation(tmp_path / f"set/masks/{name}.dcm", paths, mask)
+    lists = ["--output-dir", str(tmp_path / "lists"), "--name", "s", "--repeats", "1", "--public-ids"]
+    main(["datalist", "masks", str(tmp_path / "set"), "--fractions", "0.34", "0.33", "0.33", *lists])
+    data = {"dataset_dir": str(tmp_path / "set"), "datalist": str(tmp_path / "lists/s_split0.json"), "axis": "axial"}
+    workflow = make_workflow("train.json", **data, **{"network_def#truncate_at": "blocks.1"})
+    assert len(workflow.parser.get_parsed_content("train#dataset")) == 3
+    workflow.run()
+    own = {"output_dir": ..., "run_dir": str(tmp_path / "run"), "network_def#weights": ...}
+    make_workflow("train.json", "evaluate.json", **data | {"axis": ...}, **own).run()
+    rows = list(csv.DictReader((tmp_path / "run/test/masks.csv").open()))
+    assert [int(row["drawn_foreground"]) for row in rows] == [0, 300, 300, 300, 0, 0]
+    assert 0 <= json.loads((tmp_path / "run/test/metrics.json").read_text())["test_volume_dice"] <= 1
 
 
 def test_the_slices_of_a_search_are_prepared_before_it(make_workflow, volumes, tmp_path, monkeypatch):

@@ -11,8 +11,9 @@ from nibabel.orientations import apply_orientation
 from pydicom import dcmread
 
 from ttl_monai.data.reader import format_of
-from ttl_monai.data.slices import FLAT, open_volume
+from ttl_monai.data.slices import FLAT
 from ttl_monai.data.spacing import SPACING_TAGS, dicom_spacing, turn_to_file
+from ttl_monai.data.volume_files import open_volume
 
 __all__ = ["write_mask"]
 

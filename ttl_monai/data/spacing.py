@@ -15,7 +15,8 @@ from nibabel.spatialimages import SpatialImage
 from pydicom import Dataset, dcmread
 
 from ttl_monai.data.reader import format_of
-from ttl_monai.data.slices import FLAT, SLICE_AXCODES, open_volume
+from ttl_monai.data.slices import FLAT, SLICE_AXCODES
+from ttl_monai.data.volume_files import open_volume
 
 __all__ = ["dicom_spacing", "pixel_spacing", "spacing_of", "turn_to_file", "with_spacing"]
 

@@ -17,6 +17,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from ttl_monai.data import make_ctpa_phantom, make_phantom
+from ttl_monai.deploy.predict import predict_inputs
 from ttl_monai.engines.workflow import told_cause
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -172,3 +173,21 @@ def refused(match: str) -> Iterator[None]:
     cause = told_cause(caught.value)
     assert cause is not None, f"no error for a user in {caught.value!r}"
     assert re.search(match, str(cause), re.DOTALL), f"{match!r} is not in {str(cause)!r}"
+
+
+@pytest.fixture(scope="session")
+def site_key(tmp_path_factory) -> Path:
+    """A site key of the tests, made on first use."""
+    return tmp_path_factory.mktemp("key") / "site_key"
+
+
+@pytest.fixture
+def predict(site_key, train_once, tmp_path):
+    """`ttl predict` of an input with the tiny model of a bundle, or another run of it; gives the results."""
+
+    def run(bundle, source, *, out=None, run_dir=None, **options):
+        out = tmp_path / "out" if out is None else out
+        run_dir = train_once(bundle) if run_dir is None else run_dir
+        return predict_inputs(run_dir, source, out, configs=BUNDLES / bundle, site_key=site_key, **options)
+
+    return run

@@ -2,7 +2,7 @@ import pytest
 import torch
 from timm.layers import BatchNormAct2d
 
-from ttl_monai.engines import synchronise_norms
+from ttl_monai.engines import launched, synchronise_norms
 from ttl_monai.networks import TransferClassifier
 
 
@@ -21,3 +21,11 @@ def test_frozen_norms_stay_and_activations_are_kept(frozen, kept):
     assert len(left) + len(synchronised) == len(before)
     assert all(hasattr(module, "act") for module in synchronised)
     assert list(network.state_dict()) == names
+
+
+def test_the_number_of_a_process_is_torchruns(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert launched("LOCAL_RANK") == 3
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(ValueError, match=r"launched by torchrun, but LOCAL_RANK is not set\. Launch it as torchrun"):
+        launched("LOCAL_RANK")

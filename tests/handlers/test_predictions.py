@@ -86,6 +86,21 @@ def test_metrics_and_csv_of_a_binary_task(tmp_path, caplog):
     assert (tmp_path / "roc_pr.png").exists()
 
 
+def test_the_table_of_a_sure_network_ranks_as_its_metrics_do(tmp_path):
+    scores = torch.sigmoid(torch.linspace(14, 16.5, 30))  # all 1.000000 in six digits
+    labels = torch.arange(30) % 3 == 0
+    run(
+        PredictionWriter(task="binary", class_names=["no", "yes"], output_dir=tmp_path, threshold=0.5),
+        torch.stack([1 - scores, scores], 1),
+        labels.long(),
+    )
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    table = [float(row["probability_yes"]) for row in rows]
+    known = json.loads((tmp_path / "metrics.json").read_text())
+    assert torch.equal(torch.tensor(table), scores)
+    assert auroc(labels, np.array(table)) == pytest.approx(known["test_auroc"], abs=1e-12)
+
+
 def test_the_images_of_a_patient_are_drawn_together(tmp_path):
     probabilities, labels = binary()
     rows = [(number % 3, *row) for number, row in enumerate(zip(probabilities, labels, strict=True))]

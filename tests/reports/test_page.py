@@ -13,14 +13,15 @@ from sklearn.metrics import confusion_matrix
 
 from ttl_monai.analysis import operating_intervals, threshold_at_sensitivity
 from ttl_monai.cli import main
-from ttl_monai.reports import write_report
+from ttl_monai.reports.page import write_report
 from ttl_monai.reports.page.inputs import read_inputs, shown_key
 from ttl_monai.reports.page.provenance import without_places
+from ttl_monai.reports.page.strategies import head_of, metric_keys
 
 HERE = Path(__file__).parent
 SECTIONS = (
-    *("strategies", "truncation", "figures", "similarity", "curves", "calibration", "operating", "confusion"),
-    *("segmentation", "wrong", "gallery", "training", "complexity", "data", "provenance"),
+    *("strategies", "truncation", "saliency", "figures", "similarity", "curves", "calibration", "operating"),
+    *("confusion", "segmentation", "wrong", "gallery", "training", "complexity", "data", "provenance"),
 )
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -159,6 +160,21 @@ def test_published_values_are_marked(page):
     assert "Published beside FTL: supplement, Table 3. Differs: the data." in page.text
 
 
+def test_maps_are_scored_beside_what_an_even_map_gets(written):
+    tables = json.loads(written.with_suffix(".json").read_text())
+    rows = tables["saliency-1"]["rows"]
+    assert [(row["network"], row["share inside"], row["pointing game"]) for row in rows] == [
+        ("FTL", "0.400 (0.300 to 0.600)", "-"),
+        ("TTL blocks.2", "0.500 (0.300 to 0.600)", "-"),
+    ]
+    assert {row["share of the image"] for row in rows} == {"0.270"}
+    assert [row["metric"] for row in tables["saliency-2"]["rows"]] == ["gradcam lungs share"]
+    metrics = [
+        row.get("metric", "") for name in tables if name.startswith("strategies") for row in tables[name]["rows"]
+    ]
+    assert not [each for each in metrics if "gradcam" in each]
+
+
 def test_tables_and_figures_beside_the_page(written):
     tables = json.loads(written.with_suffix(".json").read_text())
     files = sorted(path.stem for path in (written.parent / "report_tables").iterdir())
@@ -212,6 +228,14 @@ def test_a_run_that_was_not_evaluated_has_its_training(tmp_path):
     page = Page(write_report([folder / "run.json"], tmp_path / "r.html"))
     assert "training" in [each.get("id") for each in page.all("section")]
     assert "evaluate the runs" in page.text
+
+
+@pytest.mark.parametrize(("value", "there"), [(None, False), (2.5, True)])
+def test_millimetres_are_shown_where_files_state_them(value, there):
+    repeat = {"test_dice": 0.9, "test_jaccard": 0.8, "test_hausdorff95": 3.0, "test_hausdorff95_mm": value}
+    keys = metric_keys([{"repeats": [repeat, repeat]}])
+    assert keys == [key for key in repeat if there or key != "test_hausdorff95_mm"]
+    assert head_of("test_hausdorff95_mm") == "HD95 (mm)"
 
 
 @pytest.mark.parametrize(

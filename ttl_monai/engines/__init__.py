@@ -8,7 +8,7 @@ from ttl_monai.engines.datasets import (
     mask_items,
     open_data,
 )
-from ttl_monai.engines.processes import distribute, join_processes, synchronise_norms
+from ttl_monai.engines.processes import distribute, join_processes, launched, synchronise_norms
 from ttl_monai.engines.runs import (
     build_dataset,
     build_network,
@@ -18,6 +18,7 @@ from ttl_monai.engines.runs import (
     model_spec,
     run_facts,
     set_old_run_aside,
+    start_from,
 )
 from ttl_monai.engines.volumes import find_volumes
 from ttl_monai.engines.workflow import find_workflow, literal, prepare_workflow
@@ -35,6 +36,7 @@ __all__ = [
     "find_workflow",
     "inference_items",
     "join_processes",
+    "launched",
     "literal",
     "load_spec",
     "mask_items",
@@ -43,5 +45,6 @@ __all__ = [
     "prepare_workflow",
     "run_facts",
     "set_old_run_aside",
+    "start_from",
     "synchronise_norms",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import torch
@@ -10,10 +11,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 
+def launched(name: str) -> int:
+    """A number that torchrun gives each process, such as RANK (over all machines) or LOCAL_RANK (on this one).
+
+    Raises:
+        ValueError: there is none: the command was not launched by torchrun.
+    """
+    value = os.environ.get(name)
+    if value is None:
+        raise ValueError(
+            f"multi_gpu_*.json expects one process a device, launched by torchrun, but {name} is not set. Launch it as "
+            "torchrun --standalone --nproc_per_node=2 -m monai.bundle run --config_file ..., or leave the overlay out"
+        )
+    return int(value)
+
+
 def join_processes(device: torch.device) -> None:
-    """Join the processes that torchrun started: NCCL with CUDA, else gloo."""
+    """Join the processes that torchrun started: NCCL with CUDA, else gloo.
+
+    Raises:
+        ValueError: torchrun started none.
+    """
     if torch.distributed.is_initialized():
         return
+    launched("RANK")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # A lost process ends the others in minutes, not in the half hour of the default.

@@ -125,7 +125,9 @@ class Predictions:
         )
         for row in rows:
             decision = [self.class_names[int(row["probabilities"][1] >= threshold)]] if decided else []
-            values = [f"{value:.6f}" for value in row["probabilities"]]
+            # The shortest digits that give the same float32 back: rounding would tie the scores of a sure network,
+            # and what is computed of the table (curves, intervals) would not agree with metrics.json.
+            values = [str(np.float32(value)) for value in row["probabilities"]]
             writer.writerow([row["patient"], row["image_id"], self._label(row["label"]), *values, *decision])
         return buffer.getvalue()
 

@@ -19,6 +19,7 @@ from ttl_monai.reports.page.decisions import confusion_section, operating_sectio
 from ttl_monai.reports.page.inputs import Inputs, read_inputs
 from ttl_monai.reports.page.pictures import figures_section, gallery_section, segmentation_section
 from ttl_monai.reports.page.provenance import data_section, provenance_section
+from ttl_monai.reports.page.saliency import saliency_section
 from ttl_monai.reports.page.strategies import strategies_section
 from ttl_monai.reports.page.summary import summarise
 from ttl_monai.reports.page.svg import STYLE
@@ -75,6 +76,7 @@ def write_report(
         sections = [
             strategies_section(inputs),
             truncation_section(inputs),
+            saliency_section(inputs),
             figures_section(inputs),
             similarity_section(inputs),
             curves_section(inputs),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ttl_monai.analysis import Measure, auroc, classification_measure, mean_measure
 
-SAME_AUROC = 1e-4  # predictions.csv has six digits
+SAME_AUROC = 1e-4  # predictions.csv has single precision, pooled scores have double
 
 
 @dataclass(frozen=True)

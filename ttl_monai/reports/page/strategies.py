@@ -11,9 +11,9 @@ from ttl_monai.reports.page.blocks import NONE, Section, Table, fixed, interval,
 from ttl_monai.reports.page.inputs import Inputs, comparable
 from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.search_document import duration, share
-from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, SEGMENTATION, VOLUMES, _order
+from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, MILLIMETRES, SEGMENTATION, VOLUMES, _order
 
-METRICS = {**CLASSIFICATION, **VOLUMES, **SEGMENTATION}
+METRICS = {**CLASSIFICATION, **VOLUMES, **SEGMENTATION, **MILLIMETRES}
 HEAD_OF = {key: head for head, key in METRICS.items()}
 PUBLISHED = {"test_auroc": "auroc", "test_auprc_trapezoid": "auprc"}  # the paper's AUPRC is by trapezoids
 INTERVALS = ("auroc", "auprc", "dice", "jaccard")
@@ -24,12 +24,14 @@ def strategies_section(inputs: Inputs) -> Section:
     blocks: list[Table] = []
     for table in inputs.tables:
         blocks += [_experiment_table(table)] if table["rows"] else []
-        blocks += [_differences_table(table["differences"], table["dataset"])] if table.get("differences") else []
+        # Those of maps are in their own section.
+        differences = [each for each in table.get("differences") or () if is_metric(each["metric"])]
+        blocks += [differences_table(differences, table["dataset"])] if differences else []
     if inputs.runs and not inputs.tables:
         for group in comparable(inputs.runs):
             blocks.append(_runs_table(group))
             differences = run_differences(group)
-            blocks += [_differences_table(differences, "the same test images")] if differences else []
+            blocks += [differences_table(differences, "the same test images")] if differences else []
     missing = [] if inputs.runs or inputs.tables else ["No training and no experiment was given: no strategies."]
     return Section("strategies", "Strategies", blocks, missing)
 
@@ -67,9 +69,15 @@ def metric_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not repeats:
         return []
     shared = [key for key in repeats[0] if all(_is_number(repeat.get(key, "")) for repeat in repeats)]
-    known = [key for key in METRICS.values() if key in shared]
+    empty = {key for key in MILLIMETRES.values() if all(repeat.get(key) is None for repeat in repeats)}
+    known = [key for key in METRICS.values() if key in shared and key not in empty]
     tested = [key for key in shared if key.startswith("test_")]
     return known or tested or [key for key in shared if key.startswith("val_")]
+
+
+def is_metric(key: str) -> bool:
+    """Whether a key is of a metric of the network, and not of its maps."""
+    return key.startswith(("test_", "val_"))
 
 
 def head_of(key: str) -> str:
@@ -188,7 +196,8 @@ def _runs_table(runs: Sequence[Run]) -> Table:
     return Table(f"{runs[0].data}: {runs[0].network}", [*heads, "training"], lines, notes=notes)
 
 
-def _differences_table(differences: Sequence[Mapping[str, Any]], where: str) -> Table:
+def differences_table(differences: Sequence[Mapping[str, Any]], where: str) -> Table:
+    """One row a difference between two networks, with its interval and, over repeats, its p."""
     tested = any(each.get("p") is not None for each in differences)
     lines = [
         [

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 
 from ttl_monai.analysis import operating_intervals, threshold_at_sensitivity
 from ttl_monai.cli import main
-from ttl_monai.reports import write_report
+from ttl_monai.reports.page import write_report
 from ttl_monai.reports.page.inputs import read_inputs, shown_key
 from ttl_monai.reports.page.provenance import without_places
 

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: see `write_report`.
     """
-    from ttl_monai.reports import write_report
+    from ttl_monai.reports.page import write_report
 
     chosen = {} if arguments.sensitivity is None else {"sensitivities": arguments.sensitivity}
     write_report(

@@ -1,4 +1,4 @@
-"""What a bundle's configs may say: the exact expressions, targets and names that our own bundles use.
+"""What a bundle's configs may say: the exact expressions, targets and names that our own bundles use, packed or not.
 
 `allowed.json` is the committed list. A test compares it with what `collect_allowed` finds in the bundles, so that
 what is new there is added on purpose: look at the difference, then write the file anew with
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ttl_monai.deploy.packed import ADDED
 from ttl_monai.deploy.plain import load_plain
 
 __all__ = ["ALLOWED", "Allowed", "collect_allowed", "load_allowed"]
@@ -64,9 +65,9 @@ def collect_allowed(bundles: str | Path) -> Allowed:
     targets: defaultdict[str, set[str]] = defaultdict(set)
     for path in Path(bundles).glob("schema/*.json"):
         metadata |= set(load_plain(path.read_bytes(), path.name)["properties"])
-    for path in Path(bundles).glob("*/configs/*.json"):
-        content = load_plain(path.read_bytes(), path.name)
-        top = metadata if path.name == "metadata.json" else ids
+    configs = [(path.name, load_plain(path.read_bytes(), path.name)) for path in Path(bundles).glob("*/configs/*.json")]
+    for name, content in [*configs, *ADDED.items()]:
+        top = metadata if name == "metadata.json" else ids
         top |= set(content)
         for value in _every(content):
             if isinstance(value, str) and value.startswith(("$", "%")):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ttl_monai.deploy.allowed import NO_ARGUMENTS, Allowed
 from ttl_monai.deploy.findings import Finding, shown
+from ttl_monai.deploy.packed import to_source
 
 __all__ = ["check_config", "check_top", "check_values"]
 
@@ -83,12 +84,11 @@ class _Check:
     """The rules for one value of one file."""
 
     def __init__(self, file: str, allowed: Allowed, packages: frozenset[str], paths: bool) -> None:
-        self.file, self.allowed, self.paths = file, allowed, paths
-        self.vendored = re.compile(rf"\b(?:{'|'.join(map(re.escape, packages))})\b") if packages else None
+        self.file, self.allowed, self.packages, self.paths = file, allowed, packages, paths
 
     def ours(self, text: str) -> str:
         """A text in which the bundle's own copy of our code has its usual name."""
-        return self.vendored.sub("ttl_monai", text) if self.vendored else text
+        return to_source(text, self.packages)
 
     def text(self, value: str, place: str) -> Iterator[Finding]:
         """Expressions, macros, paths and characters that cannot be seen."""

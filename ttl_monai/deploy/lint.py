@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,12 +12,11 @@ from ttl_monai.deploy.archives import check_model_file, extra_configs
 from ttl_monai.deploy.config_check import check_config, check_values
 from ttl_monai.deploy.findings import Finding, shown
 from ttl_monai.deploy.manifest import MANIFEST, SHA256, is_plain_path, list_files, verify_manifest
+from ttl_monai.deploy.packed import VENDORED
 from ttl_monai.deploy.plain import load_plain, read_plain
 
 __all__ = ["lint_bundle", "vendored_packages"]
 
-VENDORED = re.compile(r"ttl_monai_[a-z0-9_]+")
-"""How `ttl pack` calls the code that a bundle carries: a name of its own, so that two bundles live in one process."""
 LARGE = ("large_files.yml", "large_files.yaml")
 # .pt2 is left out: torch.export.load evaluates expressions and looks up any name of torch in it, as torch.os.system.
 # Which kinds of files each folder may hold; "" is the bundle's own folder.
@@ -108,7 +106,8 @@ def _check_file(
         if name.startswith("configs/"):
             yield from check_config(content, name, allowed, packages=packages)
         else:
-            yield from check_values(content, name, allowed, packages=packages, paths=False)
+            paths = name.startswith("models/")  # docs are records of what was done, with commands
+            yield from check_values(content, name, allowed, packages=packages, paths=paths)
         if name in LARGE:
             yield from _check_large_files(content, name, large)
     elif path.suffix == ".conf":
@@ -139,7 +138,7 @@ def _check_large_files(content: Any, name: str, large: dict[str, str]) -> Iterat
         return
     for number, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or set(entry) != LARGE_KEYS or not _is_good_entry(entry):
-            allowed = "path in models/, url with https, hash_type sha256, hash_val of 64 hex digits"
+            allowed = "path in models/, url with https or none, hash_type sha256, hash_val of 64 hex digits"
             yield Finding(name, f"large_files#{number}", shown(entry), allowed, "state all four")
         else:
             large[entry["path"]] = entry["hash_val"]
@@ -148,4 +147,5 @@ def _check_large_files(content: Any, name: str, large: dict[str, str]) -> Iterat
 def _is_good_entry(entry: Mapping[str, Any]) -> bool:
     path, url, digest, kind = (str(entry[key]) for key in ("path", "url", "hash_val", "hash_type"))
     in_models = is_plain_path(path) and path.startswith("models/")
-    return in_models and url.startswith("https://") and kind == "sha256" and bool(SHA256.fullmatch(digest))
+    # No address yet: the file is in the folder, and MONAI's download finds it there by its hash.
+    return in_models and (url.startswith("https://") or not url) and kind == "sha256" and bool(SHA256.fullmatch(digest))

@@ -18,6 +18,7 @@ from ttl_monai.engines.runs import (
     model_spec,
     run_facts,
     set_old_run_aside,
+    start_from,
 )
 from ttl_monai.engines.volumes import find_volumes
 from ttl_monai.engines.workflow import find_workflow, literal, prepare_workflow
@@ -44,5 +45,6 @@ __all__ = [
     "prepare_workflow",
     "run_facts",
     "set_old_run_aside",
+    "start_from",
     "synchronise_norms",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from monai.bundle.config_parser import ConfigParser
 from ttl_monai.engines.workflow import find_workflow, literal, running_workflow
 from ttl_monai.handlers.files import file_sha256
 from ttl_monai.networks import count_macs, count_params
+from ttl_monai.networks.checkpoints import LoadReport
 
 logger = logging.getLogger(__name__)
 
@@ -234,3 +236,33 @@ def _check_wish(trained: dict[str, Any]) -> None:
             f"the config asks for {json.dumps(wrong)}, but the run was trained with {json.dumps(has)}. Leave the "
             "setting out (the network is taken from the run), or name the run that has it by --run_dir DIR."
         )
+
+
+def start_from(network: torch.nn.Module, weights: str | Path | None) -> None:
+    """Give a network that is to be trained the weights of a trained one: what a packed bundle's training begins with.
+
+    Args:
+        network: of the same definition but, where the classes differ, for the layers of its head.
+        weights: `model.pt` of the trained network; None leaves the network as it is.
+
+    Raises:
+        ValueError: the two networks differ in other layers.
+        FileNotFoundError: there is no such file.
+    """
+    if weights is None:
+        return
+    state, own = torch.load(weights, map_location="cpu", weights_only=True), network.state_dict()
+    new = [name for name in own if name in state and state[name].shape != own[name].shape]
+    wrong = sorted(own.keys() ^ state.keys()) + [name for name in new if not name.startswith("head.")]
+    if wrong:
+        raise ValueError(
+            f"start_from names weights of another network: {len(wrong)} tensors differ, the first is {wrong[0]}. Leave "
+            "network_def as it is (but for the number of classes), or pass --start_from None."
+        )
+    loaded = [name for name in own if name not in new]
+    network.load_state_dict({name: state[name] for name in loaded}, strict=False)  # all but `new`: checked above
+    report = LoadReport(tuple(loaded), tuple(new), tuple(new))
+    path = Path(weights)
+    info: Any = network.weight_info
+    network.weight_info = replace(info, name=path.name, source=path.name, sha256=file_sha256(path), report=report)
+    logger.info("The training starts from %s: %s.", path.name, report)

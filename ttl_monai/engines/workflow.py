@@ -125,7 +125,7 @@ def literal(workflow: ConfigWorkflow, key: str, *, left_open: Mapping[str, str] 
             return {
                 name: left_open[name] if left_open and name in left_open else resolve(item, f"{id_}::{name}")
                 for name, item in value.items()
-                if name != "_desc_"
+                if name not in ("_desc_", "_requires_")  # which asks for parts of this config
             }
         if isinstance(value, list):
             return [resolve(item, f"{id_}::{index}") for index, item in enumerate(value)]

@@ -6,7 +6,6 @@ from ttl_monai.reports.figures import plot_roc_pr, plot_slice_scores, plot_train
 from ttl_monai.reports.heat import plot_heat
 from ttl_monai.reports.localisation import plot_localisation, plot_maps, plot_randomised
 from ttl_monai.reports.overlays import MaskPanel, plot_masks
-from ttl_monai.reports.page import write_report
 from ttl_monai.reports.published import published_row, published_table
 from ttl_monai.reports.search_docs import agreement, docs_section
 from ttl_monai.reports.search_figure import plot_search
@@ -41,5 +40,4 @@ __all__ = [
     "similarity_csv",
     "similarity_text",
     "update_section",
-    "write_report",
 ]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ttl_monai.engines.search.search import _program
 from ttl_monai.handlers.files import write_atomically
-from ttl_monai.reports import write_report
+from ttl_monai.reports.page import write_report
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,9 @@ def add_parser(subparsers: Any) -> None:
         epilog="example: ttl predict bundles/covid_ttl/eval/ttl STUDIES --out results",
     )
     parser.add_argument("model", metavar="BUNDLE", help="a finished run, or a bundle with models/model.pt")
-    parser.add_argument("source", metavar="INPUT", help="a file, a folder, or a list of them (.txt, .json)")
+    parser.add_argument(
+        "source", metavar="INPUT", nargs="?", help="a file, a folder, or a list of them (.txt, .json); not with --from"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="the bundle of a run that lies outside of it")
     parser.add_argument(
@@ -45,6 +47,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--key-map", type=Path, metavar="FILE", help="write which key stands for which files; keep it to yourself"
     )
+    server = parser.add_argument_group("a study of a DICOMweb server in place of INPUT")
+    server.add_argument("--from", nargs=2, metavar=("dicomweb", "URL"), dest="server", help="the root of the server")
+    server.add_argument("--study", metavar="UID", help="StudyInstanceUID")
+    server.add_argument("--store", action="store_true", help="send the DICOM objects back to it; implies --dicom")
+    server.add_argument(
+        "--credentials",
+        type=Path,
+        metavar="FILE",
+        help="lines NAME=VALUE of TTL_DICOMWEB_USER and TTL_DICOMWEB_PASSWORD, or of TTL_DICOMWEB_TOKEN (default: the "
+        "environment)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -55,18 +68,27 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: the input was refused as a whole; the message has no name of its files.
     """
     settings = dict(read_setting(text) for text in arguments.set)  # before the slow imports
-    from ttl_monai.deploy.predict import predict_inputs
+    if (arguments.source is None) == (arguments.server is None):
+        raise ValueError("name either an INPUT, or a server by --from dicomweb URL with --study UID")
+    if arguments.server is None and (arguments.study or arguments.store or arguments.credentials):
+        raise ValueError("--study, --store and --credentials go with --from dicomweb URL")
+    if arguments.server is not None and (arguments.server[0] != "dicomweb" or not arguments.study):
+        raise ValueError("expected --from dicomweb URL with --study UID")
+    from ttl_monai.deploy.pacs import Pacs, load_credentials
+    from ttl_monai.deploy.predict import predict_inputs, predict_study
 
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each module that it copies
-    results = predict_inputs(
-        arguments.model,
-        arguments.source,
-        arguments.out,
-        configs=arguments.bundle,
-        settings=settings,
-        dicom=arguments.dicom,
-        site_key=arguments.site_key,
-        key_map=arguments.key_map,
-    )
+    options: dict[str, Any] = {
+        "configs": arguments.bundle,
+        "settings": settings,
+        "dicom": arguments.dicom,
+        "site_key": arguments.site_key,
+        "key_map": arguments.key_map,
+    }
+    if arguments.server is None:
+        results = predict_inputs(arguments.model, arguments.source, arguments.out, **options)
+    else:
+        pacs = Pacs(arguments.server[1], load_credentials(arguments.credentials))
+        results = predict_study(arguments.model, pacs, arguments.study, arguments.out, store=arguments.store, **options)
     print("\n".join(results.lines()))
     return results.exit_code

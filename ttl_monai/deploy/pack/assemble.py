@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -83,6 +84,8 @@ def pack_run(
     """
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ValueError(f"expected exports of {', '.join(EXPORTS)}, got {', '.join(unknown)}")
+    if url is not None and not re.fullmatch(r"https://[^\s\"'\\]+", url):
+        raise ValueError(f"expected --url with an address of https, got {url!r}")
     out = Path(out).absolute()
     archive = out.with_name(f"{out.name}.zip")
     _check_place(out, archive)

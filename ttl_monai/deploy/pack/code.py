@@ -148,11 +148,6 @@ def _edits(tree: ast.Module, package: str) -> Iterator[tuple[int, int, int, str]
                         text = f"{name}\n{' ' * node.col_offset}import {text}"
                     yield alias.lineno, alias.col_offset, alias.end_col_offset or 0, text
         # The places of an f-string's parts are wrong before Python 3.12, and none is a name as a whole.
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            yield from _name_edit(node, package)
-
-
-def _name_edit(node: ast.Constant, package: str) -> Iterator[tuple[int, int, int, str]]:
-    if _OURS.fullmatch(node.value):
-        text = node.value.replace("ttl_monai", package, 1)
-        yield node.lineno, node.col_offset, node.end_col_offset or 0, f'"{text}"'
+        elif isinstance(node, ast.Constant) and id(node) not in parts and _OURS.fullmatch(str(node.value)):
+            name = str(node.value).replace("ttl_monai", package, 1)
+            yield node.lineno, node.col_offset, node.end_col_offset or 0, f'"{name}"'

@@ -13,7 +13,7 @@ from ttl_monai import __version__
 # Each verb is a module of this package with `add_parser(subparsers)`, which sets `run=<function of the arguments>`.
 VERBS = (
     *("points", "datalist", "search", "worker", "slurm", "svcca", "experiment", "report", "table"),
-    *("check", "pack", "lint", "fetch", "push", "predict"),
+    *("check", "pack", "export", "lint", "fetch", "push", "predict"),
 )
 
 

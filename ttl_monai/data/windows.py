@@ -12,6 +12,7 @@ from ttl_monai.data.transforms import BatchAugment
 
 __all__ = [
     "AIR_HU",
+    "HU_WINDOW",
     "WindowAugment",
     "count_slices",
     "cut_window",
@@ -22,7 +23,7 @@ __all__ = [
 
 AIR_HU = -1000.0
 # PENet's window of a contrast-filled artery: -100 to 900 HU to [0, 1]; and the published mean of its training voxels.
-_LOWEST_HU, _WIDTH_HU, PENET_MEAN = -100.0, 1000.0, 0.15897
+HU_WINDOW, PENET_MEAN = (-100.0, 900.0), 0.15897
 
 
 def hu_to_unit(hu: torch.Tensor, mean: float = PENET_MEAN) -> torch.Tensor:
@@ -37,7 +38,8 @@ def hu_to_unit(hu: torch.Tensor, mean: float = PENET_MEAN) -> torch.Tensor:
     Returns:
         Float tensor of the same shape.
     """
-    return ((hu.float() - _LOWEST_HU) / _WIDTH_HU).clamp(0, 1) - mean
+    low, high = HU_WINDOW
+    return ((hu.float() - low) / (high - low)).clamp(0, 1) - mean
 
 
 def window_starts(num_slices: int, size: int) -> list[int]:

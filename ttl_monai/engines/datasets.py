@@ -129,10 +129,10 @@ def inference_items(
 
 
 def mask_items(
-    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, encode: Callable[..., Any] | None = None
+    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, classes_of: Callable[..., Any] | None = None
 ) -> list[dict[str, Any]]:
     """See `ttl_monai.data.segmentation_items`, which a config that has `data` as an id cannot import by that name."""
-    return ttl_monai.data.segmentation_items(items, axis, encode=encode)
+    return ttl_monai.data.segmentation_items(items, axis, classes_of=classes_of)
 
 
 def check_classes(spec: Mapping[str, Any], data: Datalist) -> list[str]:

@@ -162,6 +162,22 @@ def test_a_run_of_another_bundle_is_refused(train_once, site_key, tmp_path):
         predict_inputs(train_once("covid_ttl"), tmp_path / "a.dcm", tmp_path / "out", **options)
 
 
+def test_a_bundle_predicts_with_a_model_of_its_own(train_once, site_key, tmp_path):
+    write_xray(tmp_path / "a.dcm")
+    bundle = shutil.copytree(
+        BUNDLES / "covid_ttl", tmp_path / "covid_ttl", ignore=shutil.ignore_patterns("eval", "data")
+    )
+    with pytest.raises(ValueError, match=r"has no models/model\.pt: name a finished run, or a packed bundle"):
+        predict_inputs(bundle, tmp_path / "a.dcm", tmp_path / "out", site_key=site_key)
+    (bundle / "models").mkdir()
+    for name in ("model.pt", "model.json"):
+        shutil.copy(train_once("covid_ttl") / name, bundle / "models")
+    assert predict_inputs(bundle, tmp_path / "a.dcm", tmp_path / "out", site_key=site_key).exit_code == 0
+    (bundle / "MANIFEST.json").write_text('{"sha256": {}}')
+    with pytest.raises(ValueError, match="nothing was predicted"):
+        predict_inputs(bundle, tmp_path / "a.dcm", tmp_path / "out2", site_key=site_key)
+
+
 def test_no_name_leaks_through_screen_logs_and_tracebacks(train_once, site_key, tmp_path, capfd, monkeypatch):
     folder = tmp_path / f"{CANARY}_study"
     write_xray(folder / CANARY / f"{CANARY}.dcm")
@@ -187,6 +203,7 @@ def test_no_name_leaks_through_screen_logs_and_tracebacks(train_once, site_key, 
     assert CANARY not in shown.out + shown.err
 
 
+@pytest.mark.slow
 def test_no_name_of_the_data_is_in_a_run(make_workflow, tmp_path, capfd):
     """Run folder, checkpoint, cache, TensorBoard, screen; the folder of the whole data set alone is in run.json."""
     listed = write_tiny_data(tmp_path / "data", counts=(8, 4, 4))

@@ -145,6 +145,7 @@ def test_series_gives_a_report_of_all_its_instances(predict, train_once, tmp_pat
     (slice_,) = [each for each in sources if each.SOPInstanceUID == shown]
     assert heights.index(slice_.ImagePositionPatient[2]) == heat.sum(axis=(0, 1)).argmax()
     assert made["sc"].pixel_array.std() > 5
+    assert not leaks(tmp_path / "out", but={"dicom"})
 
 
 @pytest.fixture
@@ -156,6 +157,7 @@ def volume_run(train_once, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_mask_of_an_x_ray_is_a_segmentation(predict, tmp_path):
     source = write_xray(tmp_path / "in/a.dcm")
     write_scan(tmp_path / "in/scan", slices=4)
@@ -202,8 +204,10 @@ def test_mask_of_a_series_lies_on_its_slices(predict, volume_run, tmp_path, orie
         i, j, k = np.rint((to_index @ np.vstack([places, np.ones(places.shape[1])]))[:3]).astype(int)
         np.testing.assert_array_equal(mask.get_fdata()[i, j, k].reshape(frame.shape), frame)
     assert made["seg"].FrameOfReferenceUID == sources[0].FrameOfReferenceUID
+    assert not leaks(tmp_path / "out", but={"dicom"})
 
 
+@pytest.mark.slow
 def test_what_nothing_can_refer_to_is_predicted_without_dicom(predict, volume_run, tmp_path):
     write_xray(tmp_path / "in/a.dcm", StudyInstanceUID=None)
     results = predict("covid_ttl", tmp_path / "in", dicom=True)

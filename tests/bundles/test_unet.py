@@ -14,11 +14,13 @@ from monai.metrics import compute_dice
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 
-from tests.data.conftest import write_series
+from tests.data.conftest import write_segmentation, write_series
 from ttl_monai.analysis import mean_intervals
+from ttl_monai.cli import main
 from ttl_monai.data import CachedDataset, XrayReader
 from ttl_monai.data.dicom_series import read_series
 from ttl_monai.data.masks import read_mask
+from ttl_monai.data.spacing import pixel_spacing
 from ttl_monai.engines.compare_runs import compare_runs
 from ttl_monai.engines.search.prepare import prepare_images
 
@@ -112,6 +114,8 @@ def test_evaluation_scores_the_pixels_of_the_files(make_workflow, predict, train
     distances = [float(row["hausdorff95_lung"]) for row in rows if row["hausdorff95_lung"]]
     assert len(rows) - len(distances) == metrics["test_hausdorff95_left_out"]
     assert metrics["test_hausdorff95"] == (pytest.approx(np.mean(distances), abs=1e-5) if distances else None)
+    assert {row["hausdorff95_mm_lung"] for row in rows} == {""}, "PNG has no millimetres"
+    assert (metrics["test_hausdorff95_mm"], metrics["test_hausdorff95_mm_left_out"]) == (None, len(rows))
     (tmp_path / "in").mkdir()
     for item in items:
         shutil.copy(datalist.parent / item["image"], tmp_path / "in")
@@ -190,7 +194,8 @@ def test_structures_that_overlap_from_training_to_files(make_workflow, overlappi
 
 def test_an_image_without_the_structure_is_counted(make_workflow, trained, datalist, tmp_path):
     content = json.loads(datalist.read_text())
-    entry = content["test"][0]
+    content["test"], content["validation"] = content["validation"], content["test"]
+    entry, other = content["test"]
     shape = read_mask(datalist.parent / entry["label"], datalist.parent / entry["image"]).shape
     Image.fromarray(np.zeros(shape, np.uint8)).save(datalist.parent / "masks/empty.png")
     entry["label"] = "masks/empty.png"
@@ -208,8 +213,15 @@ def test_an_image_without_the_structure_is_counted(make_workflow, trained, datal
     ).run()
     metrics = json.loads((trained / "test/metrics.json").read_text())
     assert metrics["test_dice_left_out"] == 1
-    row = next(csv.DictReader((trained / "test/masks.csv").open()))
+    row, drawn = csv.DictReader((trained / "test/masks.csv").open())
     assert (row["dice_lung"], row["hausdorff95_lung"], row["drawn_lung"]) == ("", "", "0")
+    # The other image has millimetres, as DICOM states them.
+    apart = pixel_spacing(datalist.parent / other["image"])
+    assert apart[0] == apart[1] != 1
+    distance = float(drawn["hausdorff95_lung"]) * apart[0]
+    assert float(drawn["hausdorff95_mm_lung"]) == pytest.approx(distance, rel=1e-4)
+    assert metrics["test_hausdorff95_mm"] == pytest.approx(distance, rel=1e-4)
+    assert metrics["test_hausdorff95_mm_left_out"] == 1
     assert metrics["same_datalist_as_training"] is False
 
 
@@ -345,6 +357,42 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, volumes, tmp_path)
     assert spec["validation"]["val_dice_left_out"] == 2
     document = compare_runs("initial", tmp_path / "run", points=["blocks.0"], matrix=False)
     assert document["data"]["images"] == 6, "slices with foreground of the training and of the validation volume"
+
+
+def test_a_value_of_the_background_keeps_no_slice_in_training(make_workflow, volumes):
+    """The mask of the training has a 9 where no block is, in a slice of its own."""
+    path = Path(volumes["dataset_dir"]) / "training_mask.nii.gz"
+    mask = nib.load(path)
+    values = np.array(mask.dataobj)
+    values[0, 0, 0] = 9
+    nib.save(nib.Nifti1Image(values, mask.affine), path)
+    for table, slices in (([[0, 9], 4], 3), ([0, [4, 9]], 4)):
+        workflow = make_workflow("train.json", axis="axial", **volumes | {"mask_values": table})
+        assert len(workflow.parser.get_parsed_content("train#dataset")) == slices
+    workflow = make_workflow("train.json", axis="axial", foreground_only=False, **volumes | {"mask_values": table})
+    assert len(workflow.parser.get_parsed_content("train#dataset")) == 5
+
+
+def test_series_with_dicom_segmentations_from_datalist_to_scores(make_workflow, tmp_path):
+    """Three patients with a block in three of their six slices."""
+    rng = np.random.default_rng(4)
+    mask = np.zeros((6, 40, 30), np.uint8)
+    mask[1:4, 10:30, 5:20] = 1
+    for name in "abc":
+        picture = rng.integers(-1000, -600, mask.shape).astype(np.int16) + np.int16(900) * mask
+        paths = write_series(tmp_path / f"set/images/{name}", picture, series_uid=f"1.2.{ord(name)}", PatientID=name)
+        write_segmentation(tmp_path / f"set/masks/{name}.dcm", paths, mask)
+    lists = ["--output-dir", str(tmp_path / "lists"), "--name", "s", "--repeats", "1", "--public-ids"]
+    main(["datalist", "masks", str(tmp_path / "set"), "--fractions", "0.34", "0.33", "0.33", *lists])
+    data = {"dataset_dir": str(tmp_path / "set"), "datalist": str(tmp_path / "lists/s_split0.json"), "axis": "axial"}
+    workflow = make_workflow("train.json", **data, **{"network_def#truncate_at": "blocks.1"})
+    assert len(workflow.parser.get_parsed_content("train#dataset")) == 3
+    workflow.run()
+    own = {"output_dir": ..., "run_dir": str(tmp_path / "run"), "network_def#weights": ...}
+    make_workflow("train.json", "evaluate.json", **data | {"axis": ...}, **own).run()
+    rows = list(csv.DictReader((tmp_path / "run/test/masks.csv").open()))
+    assert [int(row["drawn_foreground"]) for row in rows] == [0, 300, 300, 300, 0, 0]
+    assert 0 <= json.loads((tmp_path / "run/test/metrics.json").read_text())["test_volume_dice"] <= 1
 
 
 def test_the_slices_of_a_search_are_prepared_before_it(make_workflow, volumes, tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
         (["--bundle", "bundles/covid_ttl", "--workers", "-1"], "workers must be 0 or more, got -1"),
         (["--bundle", "bundles/covid_ttl", "--set", "dataset_dir=/data"], "leave 'dataset_dir' to the search: --data"),
         (["--bundle", "bundles/covid_ttl", "--set", "seed=1"], "settings must leave 'seed' to the search: --seed"),
-        (["--bundle", "bundles/covid_ttl", "--method", "probe", "--null", "permute"], "null are options of the method"),
+        (["--bundle", "bundles/covid_ttl", "--method", "probe", "--null", "permute"], "svcca takes null"),
         (
             ["--bundle", "bundles/covid_ttl", "--method", "svcca", "--variance", "5"],
             r"variance must be a share in (0, 1]",

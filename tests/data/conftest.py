@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -119,6 +120,47 @@ def write_enhanced(path, volume=None, *, gap=2.0, order=None, shared_rescale=Tru
         each(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_segmentation(path, sources, values, **options):
+    """Write a SEG of the source files by highdicom; skips without it.
+
+    `values` are numbers of segments, (sources, rows, columns), or (sources, rows, columns, segments) of 0 and 1. Frames
+    without foreground are left out (`omit_empty_frames`).
+    """
+    seg = pytest.importorskip("highdicom.seg", reason="DICOM segmentations need highdicom")
+    from highdicom import AlgorithmIdentificationSequence
+    from pydicom.sr.codedict import codes
+
+    segments = [
+        seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"segment {number}",
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=codes.SCT.Lung,
+            algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=AlgorithmIdentificationSequence("drawn", codes.DCM.ArtificialIntelligence, "1"),
+        )
+        for number in range(1, 1 + (values.shape[3] if values.ndim == 4 else values.max()))
+    ]
+    images = [dcmread(source) for source in sources]
+    for image in images:  # series without names lack what highdicom copies
+        for name in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+            if name not in image:
+                setattr(image, name, "")
+    segmentation = seg.Segmentation(
+        source_images=images,
+        pixel_array=values,
+        segmentation_type=seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        **{"series_instance_uid": generate_uid(), "series_number": 2},
+        **{"sop_instance_uid": generate_uid(), "instance_number": 1, "software_versions": "1"},
+        **{"manufacturer": "none", "manufacturer_model_name": "none", "device_serial_number": "1"},
+        **options,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    segmentation.save_as(path)
     return path
 
 

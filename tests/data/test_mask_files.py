@@ -8,6 +8,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from ttl_monai.data import write_mask
+from ttl_monai.data.spacing import pixel_spacing
 
 MASK = np.zeros((128, 128, 1), np.uint8)  # rows, columns, 1
 MASK[10:40, 20:25] = 2
@@ -17,8 +18,8 @@ def test_a_slice_of_ct_has_its_place(tmp_path):
     path = get_testdata_file("CT_small.dcm")
     dataset = pydicom.dcmread(path)
     rows, columns = (float(each) for each in dataset.PixelSpacing)
-    spacing = write_mask(MASK, path, "flat", tmp_path / "m.nii.gz")
-    assert spacing[:2] == pytest.approx((rows, columns))
+    write_mask(MASK, path, "flat", tmp_path / "m.nii.gz")
+    assert pixel_spacing(path)[:2] == pytest.approx((rows, columns))
     mask = nib.load(tmp_path / "m.nii.gz")
     # By hand: an axial slice, columns to the left, rows to the back; NIfTI counts to the right and the front.
     first = mask.affine @ (0, 0, 0, 1)
@@ -36,8 +37,8 @@ def test_a_radiograph_is_a_frontal_view(tmp_path, name, zooms, known):
     if name:
         setattr(dataset, name, [0.1, 0.2])  # of rows, of columns
     dataset.save_as(tmp_path / "x.dcm")
-    spacing = write_mask(MASK, tmp_path / "x.dcm", "flat", tmp_path / "m.nii.gz")
-    assert spacing == (pytest.approx((0.1, 0.2, 1)) if known else None)
+    write_mask(MASK, tmp_path / "x.dcm", "flat", tmp_path / "m.nii.gz")
+    assert pixel_spacing(tmp_path / "x.dcm") == (pytest.approx((0.1, 0.2, 1)) if known else None)
     mask = nib.load(tmp_path / "m.nii.gz")
     assert mask.header.get_zooms()[:2] == pytest.approx(zooms)
     assert nib.aff2axcodes(mask.affine) == ("L", "I", "P")
@@ -51,5 +52,6 @@ def test_a_mask_of_another_shape_is_refused(tmp_path):
 
 def test_a_png_states_no_distances(tmp_path):
     Image.fromarray(np.zeros((128, 128), np.uint8)).save(tmp_path / "p.png")
-    assert write_mask(MASK, tmp_path / "p.png", "flat", tmp_path / "m.nii") is None
+    write_mask(MASK, tmp_path / "p.png", "flat", tmp_path / "m.nii")
+    assert pixel_spacing(tmp_path / "p.png") is None
     assert nib.load(tmp_path / "m.nii").shape == (128, 128, 1)

@@ -1,19 +1,16 @@
 """Masks: the values that are stored, in the image's view, and clear refusals of all that does not fit."""
 
-import re
-
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
-from pydicom import dcmread
 
-from ttl_monai.data import CheckPaird, LoadPaird, XrayReader, make_phantom
+from ttl_monai.data import LoadPaird, XrayReader, make_phantom
 from ttl_monai.data.masks import check_geometry, read_mask, to_classes
+
+from .conftest import write_segmentation
 
 MASK = (np.add.outer(np.arange(24), np.arange(32)) // 9 % 3).astype(np.uint8)  # 0, 1, 2; rows != columns, no symmetry
 GREY = (np.add.outer(np.arange(24) * 5, np.arange(32) * 3) % 256).astype(np.uint8)
@@ -187,48 +184,11 @@ def test_load_pair_compares_affines(tmp_path):
         LoadPaird(num_classes=3)({"image": image, "label": mask})
 
 
-@pytest.mark.parametrize("transform", [LoadPaird, CheckPaird])
-def test_bad_arguments_are_refused_before_any_file_is_read(transform):
+def test_bad_arguments_are_refused_before_any_file_is_read():
     with pytest.raises(ValueError, match="keys must be those of the image and of the mask"):
-        transform("image", num_classes=2)
+        LoadPaird("image", num_classes=2)
     with pytest.raises(ValueError, match="for each of the 2 classes"):
-        transform(num_classes=2, mask_values=[0, 1, 2])
-
-
-def check_volumes(folder, mask, affine=None, **options):
-    volume = np.random.default_rng(0).random((6, 5, 4), np.float32)
-    item = {"image": str(save(folder, "v.nii", volume)), "label": str(save(folder, "s.nii", mask, affine))}
-    keys = ("image", "label")
-    return Compose([LoadImaged(keys), EnsureChannelFirstd(keys), CheckPaird(**options)])(item)
-
-
-def test_check_pair_keeps_the_affine_of_a_volumes_mask(tmp_path):
-    mask = np.arange(120).reshape(6, 5, 4) % 2 * 7
-    checked = check_volumes(tmp_path, mask.astype(np.int16), num_classes=2, mask_values=[0, 7])
-    assert checked["label"].dtype == torch.uint8
-    assert np.array_equal(checked["label"][0], mask > 0)
-    assert isinstance(checked["label"], MetaTensor)
-    assert torch.equal(checked["label"].affine, checked["image"].affine)
-
-
-@pytest.mark.parametrize(
-    ("mask", "affine", "message"),
-    [
-        (np.zeros((6, 5, 3), np.uint8), None, r"v.nii and mask .*s.nii: the image has the shape \(6, 5, 4\), the mask"),
-        (
-            np.zeros((6, 5, 4), np.uint8),
-            np.diag([2.0, 1, 1, 1]),
-            r"v.nii and mask .*s.nii: the affines differ by up to 1",
-        ),
-        (np.full((6, 5, 4), 9, np.uint8), None, r"s.nii: the mask has the values 9, which are no class"),
-        (np.full((6, 5, 4), 0.5, np.float32), None, r"s.nii: the mask has values that are no whole numbers"),
-    ],
-)
-def test_check_pair_names_the_volumes_that_do_not_fit(tmp_path, mask, affine, message):
-    with pytest.raises(RuntimeError) as raised:  # Compose wraps the error
-        check_volumes(tmp_path, mask, affine, num_classes=2)
-    assert isinstance(raised.value.__cause__, ValueError)
-    assert re.search(message, str(raised.value.__cause__))
+        LoadPaird(num_classes=2, mask_values=[0, 1, 2])
 
 
 # ---- DICOM segmentations
@@ -237,42 +197,12 @@ def test_check_pair_names_the_volumes_that_do_not_fit(tmp_path, mask, affine, me
 @pytest.fixture(scope="module")
 def x_ray(tmp_path_factory):
     """A made DICOM x-ray and the mask of its lungs as a SEG with two segments."""
-    seg = pytest.importorskip("highdicom.seg", reason="DICOM segmentations need highdicom")
-    from highdicom import AlgorithmIdentificationSequence
-    from pydicom.sr.codedict import codes
-
     folder = tmp_path_factory.mktemp("seg")
     make_phantom(folder, seed=1, patients=3, masks=True)
     image = sorted((folder / "images").glob("*.dcm"))[0]
     lungs = np.asarray(Image.open(folder / "masks" / f"{image.stem}.png"))
     values = lungs * (1 + (np.arange(lungs.shape[1]) > lungs.shape[1] // 2)).astype(np.uint8)  # 1 right, 2 left
-    source = dcmread(image)
-    segments = [
-        seg.SegmentDescription(
-            segment_number=number,
-            segment_label=name,
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=codes.SCT.Lung,
-            algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=AlgorithmIdentificationSequence("drawn", codes.DCM.ArtificialIntelligence, "1"),
-        )
-        for number, name in ((1, "right lung"), (2, "left lung"))
-    ]
-    made = seg.Segmentation(
-        source_images=[source],
-        pixel_array=values[None],
-        segmentation_type=seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid="1.2.3.4",
-        series_number=2,
-        sop_instance_uid="1.2.3.4.5",
-        instance_number=1,
-        manufacturer="none",
-        manufacturer_model_name="none",
-        software_versions="1",
-        device_serial_number="1",
-    )
-    made.save_as(folder / "lungs.dcm")
+    write_segmentation(folder / "lungs.dcm", [image], values[None])
     return image, folder / "lungs.dcm", values
 
 

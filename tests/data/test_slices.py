@@ -1,22 +1,16 @@
-"""Slices of volumes: which there are, which way they are turned, and that a volume is put together again."""
+"""Slices of volumes and of their masks: which there are, and which way they are turned."""
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from monai.bundle import ConfigParser
-from monai.inferers import SliceInferer
-from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, SaveImaged
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+from PIL import Image
 
-from ttl_monai.data import SelectSliced, SliceOrientationd, segmentation_items, slice_items
-from ttl_monai.data.slices import read_slice
-from ttl_monai.networks import TransferUNet
+from ttl_monai.data import LoadPaird, segmentation_items, slice_items
+from ttl_monai.data.slices import read_mask_slice, read_slice
 
 from .conftest import made_volume, write_series
 
-KEYS = ("image", "label")
-AXES = ("axial", "coronal", "sagittal")
 # Storage orders of a file, and an affine with other spacing and a shift.
 ORDERS = ("RAS", "LPS", "ASR", "SLP")
 
@@ -51,10 +45,6 @@ def make_item(tmp_path):
     return make
 
 
-def load(axis):
-    return Compose([LoadImaged(KEYS), EnsureChannelFirstd(KEYS), SliceOrientationd(KEYS, axis=axis)])
-
-
 @pytest.mark.parametrize("codes", ORDERS)
 @pytest.mark.parametrize(
     ("axis", "across", "down", "number"),
@@ -65,25 +55,81 @@ def test_slices_are_turned_as_a_radiologist_views_them(make_item, codes, axis, a
     items = slice_items([item], axis)
     assert [each["slice"] for each in items] == list(range(number))
     assert [each["image_id"] for each in items[:2]] == ["v#0", "v#1"]
-    volume = load(axis)(item)
-    picture = SelectSliced(KEYS)({**volume, **items[3], "image": volume["image"], "label": volume["label"]})["image"]
-    assert type(picture) is torch.Tensor
-    assert picture.shape == volume["image"].shape[:3]
-    steps = [np.diff(picture[0].numpy(), axis=direction) for direction in (1, 0)]
+    picture = read_slice(item["image"], axis, 3)
+    steps = [np.diff(picture, axis=direction) for direction in (1, 0)]
     assert [np.unique(step).tolist() for step in steps] == [[across], [down]]
     if axis == "axial":
         assert (picture // 400 == 3).all()  # from inferior to superior
+    values = read_slice(item["image"], axis, 2)
+    expected = (values // 400 == 2) & (values % 20 > 4)
+    np.testing.assert_array_equal(read_mask_slice(item["label"], item["image"], axis, 2), expected)
 
 
 @pytest.mark.parametrize("codes", ORDERS)
 @pytest.mark.parametrize(("axis", "kept"), [("axial", [2]), ("coronal", range(8)), ("sagittal", range(5, 10))])
 def test_only_slices_with_foreground_are_kept(make_item, codes, axis, kept):
     item = make_item(codes)
-    items = slice_items([item], axis, foreground_only=True)
-    volume = load(axis)(item)
+    items = slice_items([item], axis, encode=LoadPaird(num_classes=2).encode)
     for each in items:
-        assert SelectSliced("label")({"label": volume["label"], "slice": each["slice"]})["label"].any()
+        assert read_slice(item["label"], axis, each["slice"]).any()
     assert [each["slice"] for each in items] == list(kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"num_classes": 3, "mask_values": [0, 1, [3, 8]]}, [1, 3, 4, 5]),
+        ({"num_classes": 2, "mask_values": [[0, 1], [3, 8]]}, [3, 4, 5]),  # 1 is drawn, but counts as background
+        ({"num_classes": 2, "mask_values": [[0, 3, 8], 1]}, [1, 4]),
+        ({"num_classes": 1, "bits": [1]}, [3, 4]),  # of 3
+        ({"num_classes": 2, "bits": [[0, 2], 3]}, [1, 3, 4, 5]),
+        ({"num_classes": 2, "bits": [2, 3]}, [5]),
+    ],
+)
+def test_a_value_that_stands_for_no_structure_is_no_foreground(make_item, tmp_path, options, kept):
+    item = make_item("LPS")
+    mask = np.zeros((10, 8, 6), np.uint8)
+    mask[2, 2, 1], mask[3, 2, 3], mask[4, 5, 4], mask[5, 5, 4], mask[6, 5, 5] = 1, 3, 1, 3, 8
+    nib.save(nib.Nifti1Image(mask, nib.load(item["image"]).affine), tmp_path / "values.nii")
+    item["label"] = str(tmp_path / "values.nii")
+    items = segmentation_items([item], "axial", encode=LoadPaird(**options).encode)
+    assert [each["slice"] for each in items] == kept
+
+
+def test_an_undeclared_value_of_a_volumes_mask_is_refused_before_training(make_item):
+    item = make_item()
+    with pytest.raises(ValueError, match=r"v_RAS_image.nii.gz and mask .*: the mask has the values 1, which are no"):
+        slice_items([item], encode=LoadPaird(num_classes=2, mask_values=[0, 4]).encode)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("four.nii", (10, 8, 6, 2), r"expected a 3D volume, got shape \(10, 8, 6, 2\); split several channels"),
+        ("flat.nii", (10, 8), r"expected a 3D volume, got shape \(10, 8\)"),
+        ("short.nii", (10, 8, 5), r"the image has the shape \(10, 8, 6\), the mask \(10, 8, 5\)"),
+        ("half.nii", (10, 8, 6), "the mask has values that are no whole numbers"),
+        ("picture.png", (10, 8), "the mask of a volume must be a NIfTI volume, a folder of DICOM slices or"),
+        ("cut.nii.gz", None, "expected a NIfTI volume, but it cannot be read"),
+        ("seg.dcm", None, "a DICOM segmentation refers to DICOM slices, but the image is no folder of them"),
+    ],
+)
+def test_the_mask_of_a_volume_that_is_none_is_refused_with_both_names(make_item, tmp_path, name, shape, message):
+    item = make_item("LPS")
+    mask = tmp_path / name
+    if shape is None:
+        mask.write_bytes(b"nothing")
+    elif name.endswith("png"):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(mask)
+    else:
+        values = np.full(shape, 0.5 if name == "half.nii" else 0, np.float32)
+        nib.save(nib.Nifti1Image(values, nib.load(item["image"]).affine), mask)
+    load = LoadPaird(num_classes=2)
+    both = rf"^image .*v_LPS_image.nii.gz and mask \S*{name}: {message}"
+    with pytest.raises(ValueError, match=both):
+        load({"image": item["image"], "label": str(mask), "axis": "axial", "slice": 0})
+    with pytest.raises(ValueError, match=both):
+        slice_items([{**item, "label": str(mask)}], encode=load.encode)
 
 
 def test_items_follow_volumes_in_order(make_item, caplog):
@@ -111,64 +157,13 @@ def test_other_files_and_axes_are_refused(make_item, tmp_path):
     item = make_item()
     with pytest.raises(ValueError, match="axis must be one of axial, coronal, sagittal, got 'z'"):
         slice_items([item], "z")
-    with pytest.raises(ValueError, match="axis must be one of"):
-        SliceOrientationd(KEYS, axis="z")
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5, 2)), np.eye(4)), tmp_path / "four.nii")
     with pytest.raises(ValueError, match=r"four.nii: expected a 3D volume, got shape \(3, 4, 5, 2\)"):
         slice_items([{"image": tmp_path / "four.nii"}])
     (tmp_path / "bad.nii").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"bad.nii: expected a NIfTI volume, but it cannot be read"):
         slice_items([{"image": tmp_path / "bad.nii"}])
-    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)), tmp_path / "empty.nii")
+    stored = nib.load(item["image"])
+    nib.save(nib.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine), tmp_path / "empty.nii")
     with pytest.raises(ValueError, match="expected at least one axial slice, got none of 1 volumes"):
-        slice_items([{"image": item["image"], "label": tmp_path / "empty.nii"}], foreground_only=True)
-    with pytest.raises(
-        ValueError, match=r"'label' must be \(C, H, W, slices\) with a slice 6, got shape \(1, 4, 4, 6\)"
-    ):
-        SelectSliced("label")({"label": torch.zeros(1, 4, 4, 6), "slice": 6})
-
-
-@pytest.mark.parametrize("codes", ORDERS)
-@pytest.mark.parametrize("axis", AXES)
-def test_a_whole_volume_is_put_together_with_its_affine(make_item, tmp_path, codes, axis):
-    """Slice by slice through a 2D network, turned back and saved; all from a config but the network."""
-    item = make_item(codes)
-    preprocessing = ConfigParser(
-        {
-            "transforms": {
-                "_target_": "Compose",
-                "transforms": [
-                    {"_target_": "LoadImaged", "keys": "image"},
-                    {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                    {"_target_": "ttl_monai.data.SliceOrientationd", "keys": "image", "axis": axis},
-                    {"_target_": "ScaleIntensityd", "keys": "image"},
-                ],
-            }
-        }
-    ).get_parsed_content("transforms")
-    torch.manual_seed(0)
-    network = TransferUNet("resnet18", weights="none", in_channels=1, truncate_at="layer1").eval()
-    loaded = preprocessing(item)
-    with torch.no_grad():
-        pred = SliceInferer(roi_size=(-1, -1), spatial_dim=2, sw_batch_size=3)(loaded["image"][None], network)
-        single = network(torch.as_tensor(loaded["image"])[None, ..., 2])
-    torch.testing.assert_close(torch.as_tensor(pred[..., 2]), single, rtol=0, atol=1e-5)
-    back = Compose(
-        [
-            Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
-            SaveImaged(
-                "pred", output_dir=tmp_path / "out", output_postfix="seg", separate_folder=False, print_log=False
-            ),
-        ]
-    )({"pred": pred[0], "image": loaded["image"]})
-    assert back["pred"].shape[1:] == patient(codes).shape
-    (saved,) = (tmp_path / "out").iterdir()
-    found, original = nib.load(saved), nib.load(item["image"])
-    np.testing.assert_allclose(found.affine, original.affine, atol=1e-5)
-    assert found.shape == original.shape
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(original.affine),
-        axcodes2ornt({"axial": "PLS", "coronal": "ILP"}.get(axis, "IPL")),
-    )
-    turned = nib.orientations.apply_orientation(found.get_fdata(), turn)
-    np.testing.assert_allclose(turned[..., 2], single[0, 0].numpy(), atol=1e-5)
+        slice_items([{**item, "label": tmp_path / "empty.nii"}], encode=LoadPaird(num_classes=2).encode)

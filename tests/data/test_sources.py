@@ -286,6 +286,21 @@ def test_masks_pairs_by_name_whatever_the_ending(tmp_path):
     ]
 
 
+def test_masks_takes_the_folder_of_a_series_as_one_image(tmp_path, made):
+    for name in ("a/p1", "p2"):
+        made.series(tmp_path / "images" / name, made.volume(3))
+    made.series(tmp_path / "images/p3", made.volume(2), modality="DX")  # two x-rays
+    touch(tmp_path, "masks/a/p1.dcm", "masks/p2.nii.gz", "masks/p3/im00.png", "masks/p3/im07.dcm")
+    touch(tmp_path, "images/p2/notes.txt")
+    table = read(masks, tmp_path, dataset_dir=tmp_path)
+    assert [tuple(record)[1:3] for record in table.records] == [
+        ("images/a/p1", "masks/a/p1.dcm"),
+        ("images/p2", "masks/p2.nii.gz"),
+        ("images/p3/im00.dcm", "masks/p3/im00.png"),
+        ("images/p3/im07.dcm", "masks/p3/im07.dcm"),
+    ]
+
+
 def test_masks_takes_other_folders_and_a_suffix(tmp_path, caplog):
     touch(tmp_path, "x/1.png", "x/2.png", "y/1_mask.png", "y/2_mask.png")
     options = ("--images", "x", "--masks", "y", "--mask-suffix", "_mask")

@@ -4,11 +4,15 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from PIL import Image
 
+from ttl_monai.data.spacing import with_spacing
 from ttl_monai.handlers import MaskScores
+from ttl_monai.reports.overlays import structure_colours
 
 
 def row_of(*runs):
@@ -30,13 +34,13 @@ SLICES = [
 ]
 
 
-def evaluate(folder, items):
+def evaluate(folder, items, pictures=0):
     def step(engine, batch):
         engine.state.batch = [batch[0]]
         return [batch[1]]
 
     engine = Engine(step)
-    MaskScores(class_names=["background", "one", "two"], output_dir=folder, pictures=0).attach(engine)
+    MaskScores(class_names=["background", "one", "two"], output_dir=folder, pictures=pictures).attach(engine)
     engine.run(items)
     return json.loads((folder / "metrics.json").read_text()), list(csv.DictReader((folder / "masks.csv").open()))
 
@@ -63,3 +67,23 @@ def test_a_structure_that_no_volume_shows_is_null(tmp_path):
     metrics, _ = evaluate(tmp_path, SLICES[:1])
     assert metrics["test_volume_dice_two"] is None
     assert math.isfinite(metrics["test_volume_dice"])
+
+
+def test_spacing_gives_millimetres_and_the_proportions_of_the_picture(tmp_path):
+    """Twenty rows of 2 mm and as many columns of 0.5 mm: a square of pixels is four times as high as wide."""
+    drawn = torch.zeros(1, 20, 20, dtype=torch.long)
+    drawn[:, 5:15, 5:15] = 1
+    items = []
+    for name, spacing in (("known", (2.0, 0.5, 1.0)), ("unknown", None)):
+        named, output = item(name, "flat", drawn, drawn.roll(2, 1))
+        items.append((named, {**output, "label": with_spacing(drawn, spacing)}))
+    metrics, rows = evaluate(tmp_path, items, pictures=2)
+    assert [row["hausdorff95_one"] for row in rows] == ["2.000000", "2.000000"]
+    assert [row["hausdorff95_mm_one"] for row in rows] == ["4.000000", ""]
+    assert metrics["n"] == 2
+    for name, proportion in (("known", 4), ("unknown", 1)):
+        picture = np.asarray(Image.open(tmp_path / f"masks/{name}_mask.png").convert("RGB"), dtype=float)
+        fill = 0.2 * np.array(structure_colours(1)[0]) * 255 + 0.8 * 255 / 2  # within the mask the image is 1 / 2
+        high, wide = (np.ptp(each) + 1 for each in np.nonzero(np.abs(picture - fill).max(axis=-1) < 3))
+        # Eight rows have both masks: the filled ones, of ten, whose image is bright.
+        assert high / wide == pytest.approx(proportion * 8 / 10, rel=0.1)

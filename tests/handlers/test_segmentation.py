@@ -10,9 +10,10 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.distance import cdist
 
+from ttl_monai.data.spacing import with_spacing
 from ttl_monai.handlers import Dice, Hausdorff95, Jaccard, to_structures
 
 NAMES = ["background", "lung", "heart"]
@@ -101,11 +102,43 @@ def test_overlapping_structures_have_a_channel_each(metric, oracle):
     assert found["value"] == pytest.approx(np.mean([oracle(a, b) for a, b in zip(guess, drawn, strict=True)]), abs=1e-5)
 
 
-def test_spacing_turns_pixels_into_millimetres():
-    a, b = blob((24, 24), 0, 3), blob((24, 24), 1)
-    batch = [(torch.tensor(a)[None, None].float(), torch.tensor(b)[None, None].long())]
-    found = run_metric(Hausdorff95(class_names=NAMES[:2], spacing=[0.5, 2.0]), batch)["value"]
-    assert found == pytest.approx(hausdorff95(a, b, np.array([0.5, 2.0])), abs=1e-5)
+def distances_by_transform(a, b, spacing):
+    """The distance of each surface to the other mask's, by SciPy's distance transform."""
+    surfaces = [mask & ~binary_erosion(mask, border_value=0) for mask in (a, b)]
+    to_a, to_b = (distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
+    return max(np.percentile(to_b[surfaces[0]], 95), np.percentile(to_a[surfaces[1]], 95))
+
+
+SPACINGS = [(0.5, 2.0), (0.7, 0.7), None, (3.0, 0.25)]  # of four images, one of which does not state it
+
+
+def test_each_image_has_its_own_millimetres():
+    pairs = [(blob((24, 30), seed, 3), blob((24, 30), seed + 1)) for seed in range(4)]
+    batch = (
+        [torch.tensor(a)[None].float() for a, _ in pairs],
+        [
+            with_spacing(torch.tensor(b)[None].long(), spacing and (*spacing, 1.0))
+            for (_, b), spacing in zip(pairs, SPACINGS, strict=True)
+        ],
+    )
+    found = run_metric(Hausdorff95(class_names=NAMES[:2], millimetres=True), [batch])
+    known = [(*pair, spacing) for pair, spacing in zip(pairs, SPACINGS, strict=True) if spacing]
+    expected = np.mean([distances_by_transform(*each) for each in known])
+    assert found["value"] == pytest.approx(expected, abs=1e-5)
+    assert found["value"] == pytest.approx(np.mean([hausdorff95(a, b, np.array(s)) for a, b, s in known]), abs=1e-5)
+    assert (found["value_left_out"], found["value_false_alarms"]) == (1, 0)
+    in_pixels = run_metric(Hausdorff95(class_names=NAMES[:2]), [batch])
+    assert in_pixels["value"] == pytest.approx(np.mean([hausdorff95(a, b) for a, b in pairs]), abs=1e-5)
+    assert in_pixels["value_left_out"] == 0
+
+
+def test_shifted_squares_are_apart_by_the_shift():
+    """In closed form: of a square moved by 4 rows of 2.5 mm, more than 5 % of the surface is moved by all of it."""
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 5:15, 5:25] = 1
+    other = with_spacing(mask.roll(4, 1).long(), (2.5, 0.1, 1.0))
+    found = run_metric(Hausdorff95(class_names=NAMES[:2], millimetres=True), [([mask], [other])])["value"]
+    assert found == pytest.approx(4 * 2.5, abs=1e-5)
 
 
 # Of each structure: an image where it is drawn and found, one where it is missed, one false alarm, one without it.

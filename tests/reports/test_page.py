@@ -16,6 +16,7 @@ from ttl_monai.cli import main
 from ttl_monai.reports.page import write_report
 from ttl_monai.reports.page.inputs import read_inputs, shown_key
 from ttl_monai.reports.page.provenance import without_places
+from ttl_monai.reports.page.strategies import head_of, metric_keys
 
 HERE = Path(__file__).parent
 SECTIONS = (
@@ -227,6 +228,14 @@ def test_a_run_that_was_not_evaluated_has_its_training(tmp_path):
     page = Page(write_report([folder / "run.json"], tmp_path / "r.html"))
     assert "training" in [each.get("id") for each in page.all("section")]
     assert "evaluate the runs" in page.text
+
+
+@pytest.mark.parametrize(("value", "there"), [(None, False), (2.5, True)])
+def test_millimetres_are_shown_where_files_state_them(value, there):
+    repeat = {"test_dice": 0.9, "test_jaccard": 0.8, "test_hausdorff95": 3.0, "test_hausdorff95_mm": value}
+    keys = metric_keys([{"repeats": [repeat, repeat]}])
+    assert keys == [key for key in repeat if there or key != "test_hausdorff95_mm"]
+    assert head_of("test_hausdorff95_mm") == "HD95 (mm)"
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,14 @@ def test_a_segmentation_of_several_classes_has_their_dice(results):
     text = results_table(results)
     assert text.startswith("| strategy | cut | Dice (volumes) | Dice | Jaccard | HD95 |")
     assert "drawn and found. Dice (volumes) takes the slices of each volume together. Latency" in text
+    for value, there in ((None, False), (2.5, True)):
+        for each in results["rows"]:
+            for repeat in each["repeats"]:
+                repeat["test_hausdorff95_mm"] = value
+        text = results_table(results)
+        assert ("| HD95 | HD95 (mm) | params (M) |" in text) == there
+        assert ("drawn and found. HD95 (mm) is over those of them whose files state the spacing" in text) == there
+        assert ("| 2.500 ± 0.000 |" in text) == there
     # The first row has the smallest distance.
     assert "| **3.000 ± 0.000** |" in text
     assert text.count("**") == 2

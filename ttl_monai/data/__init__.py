@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ttl_monai.data.dicom_series import find_series, read_series
     from ttl_monai.data.mask_files import write_mask
     from ttl_monai.data.nifti import read_nifti
-    from ttl_monai.data.pairs import CheckPaird, LoadPaird
+    from ttl_monai.data.pairs import LoadPaird
     from ttl_monai.data.phantom import demo_lung_phantom, demo_phantom, make_phantom
     from ttl_monai.data.phantom_ctpa import demo_ctpa_phantom, make_ctpa_phantom
     from ttl_monai.data.phantom_findings import make_findings_phantom
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ttl_monai.data.phantom_tissue import demo_tissue_phantom, make_tissue_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
-    from ttl_monai.data.slices import SelectSliced, SliceOrientationd, segmentation_items, slice_items
+    from ttl_monai.data.slices import segmentation_items, slice_items
+    from ttl_monai.data.threads import ThreadedLoader
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
     from ttl_monai.data.volume import Volume, VolumeError, VolumeReport
     from ttl_monai.data.volume_cache import VolumeCache
@@ -31,16 +32,14 @@ __all__ = [
     "BatchAugment",
     "CachedDataset",
     "CenterSquareCropd",
-    "CheckPaird",
     "Datalist",
     "DicomSeriesReader",
     "LoadPaird",
     "PrepareBatch",
     "RandomWindowDataset",
-    "SelectSliced",
     "SeriesDataset",
     "SeriesRules",
-    "SliceOrientationd",
+    "ThreadedLoader",
     "Volume",
     "VolumeCache",
     "VolumeError",
@@ -74,16 +73,14 @@ _MODULES = {
     "BatchAugment": "transforms",
     "CachedDataset": "cache",
     "CenterSquareCropd": "transforms",
-    "CheckPaird": "pairs",
     "Datalist": "datalist",
     "LoadPaird": "pairs",
     "PrepareBatch": "transforms",
-    "SelectSliced": "slices",
-    "SliceOrientationd": "slices",
     "DicomSeriesReader": "volume_reader",
     "RandomWindowDataset": "window_datasets",
     "SeriesDataset": "window_datasets",
     "SeriesRules": "dicom_choice",
+    "ThreadedLoader": "threads",
     "Volume": "volume",
     "VolumeCache": "volume_cache",
     "VolumeError": "volume",

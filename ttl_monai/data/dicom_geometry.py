@@ -190,17 +190,18 @@ def check_tilt(geometry: Geometry, report: VolumeReport, *, tilt: str, header_de
     return True
 
 
-def untilt(array: np.ndarray, geometry: Geometry, *, fill: float) -> tuple[np.ndarray, tuple[int, int]]:
+def untilt(array: np.ndarray, geometry: Geometry, *, fill: float, order: int = 1) -> tuple[np.ndarray, tuple[int, int]]:
     """Shift each slice in its plane so that they stand upright above each other.
 
     Args:
         array: (columns, rows, slices).
         geometry: of these slices.
         fill: value outside of the slices.
+        order: 1 is linear in between, 0 takes the nearest pixel, as masks need it.
 
     Returns:
-        Float32 (columns + c, rows + r, slices), large enough for all slices, linear in between; and the column and
-        row, in pixels of the first slice, where it begins.
+        Float32 (columns + c, rows + r, slices), large enough for all slices; and the column and row, in pixels of the
+        first slice, where it begins.
     """
     moves = geometry.drift / np.array(geometry.pixel_mm)  # (N, 2) in pixels
     low, high = np.floor(moves.min(axis=0) + 1e-6).astype(int), np.ceil(moves.max(axis=0) - 1e-6).astype(int)
@@ -210,7 +211,7 @@ def untilt(array: np.ndarray, geometry: Geometry, *, fill: float) -> tuple[np.nd
     for k in range(count):
         canvas[:] = fill
         canvas[-low[0] : columns - low[0], -low[1] : rows - low[1]] = array[:, :, k]
-        shift(canvas, moves[k], order=1, mode="constant", cval=fill, output=upright[:, :, k])
+        shift(canvas, moves[k], order=order, mode="constant", cval=fill, output=upright[:, :, k])
     return upright, (int(low[0]), int(low[1]))
 
 

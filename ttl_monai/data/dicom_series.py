@@ -12,11 +12,11 @@ import numpy as np
 from ttl_monai.data.dicom_choice import Series, SeriesRules, against_rules, choose_series, group_series
 from ttl_monai.data.dicom_file import Refused
 from ttl_monai.data.dicom_geometry import GAP_POLICIES, TILT_POLICIES, Geometry, even_out, measure, untilt
-from ttl_monai.data.dicom_slices import list_files, read_slices
+from ttl_monai.data.dicom_slices import Slice, list_files, read_slices
 from ttl_monai.data.dicom_stack import PADDING_HU, check_geometry, check_stack, decode_stack
 from ttl_monai.data.volume import Volume, VolumeError, VolumeReport, check_axcodes, check_hu, compact, finish, orient
 
-__all__ = ["FoundSeries", "find_series", "read_series"]
+__all__ = ["FoundSeries", "Stack", "find_series", "open_stack", "read_series"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,45 @@ class FoundSeries:
     study: str
     report: VolumeReport
     from_feet: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The series that was chosen, checked by its headers.
+
+    Attributes:
+        where: its folder or files, for errors.
+        slices: in the order of their places along the normal.
+        geometry: of the series.
+        report: of what was checked until then.
+        tilted: whether the slices have to be shifted upright.
+        uneven: whether they have to be interpolated to equal gaps.
+    """
+
+    where: str
+    slices: list[Slice]
+    geometry: Geometry
+    report: VolumeReport
+    tilted: bool
+    uneven: bool
+
+    def place(self, array: np.ndarray, *, fill: float, order: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Make values of the slices upright and even.
+
+        Args:
+            array: (columns, rows, slices).
+            fill: value outside of the slices, where they are shifted.
+            order: of the shift, see `untilt`.
+
+        Returns:
+            (columns', rows', slices') and their affine.
+        """
+        first_pixel, spacing = (0, 0), float(self.geometry.gaps.mean())
+        if self.tilted:
+            array, first_pixel = untilt(array, self.geometry, fill=fill, order=order)
+        if self.uneven:
+            array, spacing = even_out(array, self.geometry)
+        return array, self.geometry.affine(spacing, first_pixel)
 
 
 def read_series(
@@ -72,9 +111,34 @@ def read_series(
         VolumeError: when no sound volume comes out; the message lists the reasons, `.report` has all checks.
         ValueError: unknown options.
     """
-    check_options(gaps=gaps, tilt=tilt, axcodes=axcodes)
+    check_options(axcodes=axcodes)
+    stack = open_stack(source, rules=rules, gaps=gaps, tilt=tilt, check_hu_range=check_hu_range)
+    report = stack.report
+    try:
+        array = decode_stack(stack.slices, report)
+    except Refused as refusal:
+        raise _as_error(refusal, report) from None
+    if not np.isfinite(array).all():
+        report.note("values", "refused", "NaN or infinite pixels")
+    elif report.modality == "CT" and check_hu_range:
+        check_hu(array, report)
+    report.raise_refusals(stack.where)
+    array, affine = stack.place(array, fill=PADDING_HU if report.modality == "CT" else float(array.min()))
+    return finish(compact(array), affine, axcodes, report)
+
+
+def open_stack(
+    source: str | PathLike | Sequence[str | PathLike],
+    *,
+    rules: SeriesRules | None = None,
+    gaps: str = "refuse",
+    tilt: str = "correct",
+    check_hu_range: bool = True,
+) -> Stack:
+    """Choose and check the series that `read_series` reads, by its headers alone; arguments and errors as there."""
+    check_options(gaps=gaps, tilt=tilt)
     paths = [Path(source)] if isinstance(source, (str, PathLike)) else [Path(one) for one in source]
-    where = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+    where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
     report = VolumeReport(source="DICOM")
     try:
         slices, others = read_slices(list_files(paths))
@@ -84,22 +148,14 @@ def read_series(
         geometry = measure(series.slices)
         uneven, tilted = check_geometry(series, geometry, report, gaps=gaps, tilt=tilt, need_hu=check_hu_range)
         report.raise_refusals(where)
-        array = decode_stack([series.slices[i] for i in geometry.order], report)
     except Refused as refusal:
-        report.note("files", "refused", refusal.reason)
-        raise VolumeError(str(refusal), report) from None
-    if not np.isfinite(array).all():
-        report.note("values", "refused", "NaN or infinite pixels")
-    elif report.modality == "CT" and check_hu_range:
-        check_hu(array, report)
-    report.raise_refusals(where)
-    first_pixel, spacing = (0, 0), float(geometry.gaps.mean())
-    if tilted:
-        fill = PADDING_HU if report.modality == "CT" else float(array.min())
-        array, first_pixel = untilt(array, geometry, fill=fill)
-    if uneven:
-        array, spacing = even_out(array, geometry)
-    return finish(compact(array), geometry.affine(spacing, first_pixel), axcodes, report)
+        raise _as_error(refusal, report) from None
+    return Stack(where, [series.slices[i] for i in geometry.order], geometry, report, tilted, uneven)
+
+
+def _as_error(refusal: Refused, report: VolumeReport) -> VolumeError:
+    report.note("files", "refused", refusal.reason)
+    return VolumeError(str(refusal), report)
 
 
 def find_series(root: str | PathLike, *, rules: SeriesRules | None = None, gaps: str = "refuse") -> list[FoundSeries]:

@@ -54,6 +54,7 @@ class Slice:
         frame: number of the frame in an enhanced multi-frame file, None in a file of one image.
         study: hash of study and patient; empty ids count as one.
         series: SeriesInstanceUID, may be empty.
+        instance: SOPInstanceUID, which masks refer to; not for logs or outputs.
         series_number: SeriesNumber, None where absent.
         modality: such as "CT".
         image_type: the values of ImageType or, in enhanced files, FrameType.
@@ -74,6 +75,7 @@ class Slice:
     frame: int | None
     study: str
     series: str
+    instance: str
     series_number: int | None
     modality: str
     image_type: tuple[str, ...]
@@ -234,6 +236,7 @@ def _slice(
         frame=frame,
         study=hashlib.sha256(ids.encode()).hexdigest()[:16],
         series=str(dataset.get("SeriesInstanceUID") or ""),
+        instance=str(dataset.get("SOPInstanceUID") or ""),
         series_number=_whole(dataset.get("SeriesNumber")),
         modality=_known(dataset.get("Modality") or "", _MODALITIES),
         image_type=tuple(

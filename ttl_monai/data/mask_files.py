@@ -7,19 +7,20 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from nibabel.spatialimages import SpatialImage
+from nibabel.orientations import apply_orientation
 from pydicom import dcmread
 
 from ttl_monai.data.reader import format_of
-from ttl_monai.data.slices import FLAT, SLICE_AXCODES, open_volume
+from ttl_monai.data.slices import FLAT
+from ttl_monai.data.spacing import SPACING_TAGS, dicom_spacing, turn_to_file
+from ttl_monai.data.volume_files import open_volume
 
 __all__ = ["write_mask"]
 
-_DICOM_PLACE = ("PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
+_DICOM_PLACE = (*SPACING_TAGS, "ImageOrientationPatient", "ImagePositionPatient")
 
 
-def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Path) -> tuple[float, ...] | None:
+def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Path) -> None:
     """Write the mask of an image.
 
     The mask of a NIfTI file has its shape and affine, that of a folder of DICOM slices those of the volume that
@@ -34,9 +35,6 @@ def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Pa
         axis: across which a volume was cut; "flat" for a 2D image.
         path: the NIfTI file; its folder is made.
 
-    Returns:
-        Distances of the voxels along rows, columns and slices in mm; None where the file states none.
-
     Raises:
         ValueError: the mask does not have the shape of the image.
     """
@@ -44,22 +42,19 @@ def write_mask(classes: np.ndarray, image: str | Path, axis: str, path: str | Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = format_of(image)
     if kind == "nifti" or image.is_dir():
-        return _write_beside(classes, image, axis, path)
+        _write_beside(classes, image, axis, path)
+        return
     affine, known = _dicom_affine(image) if kind == "dicom" else (_frontal(1.0, 1.0), False)
     mask = nib.Nifti1Image(np.ascontiguousarray(classes.transpose(1, 0, 2), dtype=np.uint8), affine)
     if known:
         mask.header.set_xyzt_units("mm")
     nib.save(mask, path)
-    columns, rows, slices = nib.affines.voxel_sizes(affine).tolist()
-    return (rows, columns, slices) if known else None
 
 
-def _write_beside(classes: np.ndarray, image: Path, axis: str, path: Path) -> tuple[float, ...]:
+def _write_beside(classes: np.ndarray, image: Path, axis: str, path: Path) -> None:
     original: Any = nib.load(image) if axis == FLAT else open_volume(image)
     shape = (*original.shape, 1, 1)[:3]
-    here = axcodes2ornt(SLICE_AXCODES[_flat_axis(original) if axis == FLAT else axis])
-    turn = ornt_transform(here, io_orientation(original.affine))
-    turned = apply_orientation(classes, turn)
+    turned = apply_orientation(classes, turn_to_file(original, axis))
     if turned.shape != shape:
         raise ValueError(f"{image}: the mask has the shape {turned.shape}, expected that of the image, {shape}")
     mask = type(original)(turned.reshape(original.shape).astype(np.uint8), original.affine)
@@ -67,26 +62,15 @@ def _write_beside(classes: np.ndarray, image: Path, axis: str, path: Path) -> tu
     mask.set_qform(*original.get_qform(coded=True))
     mask.set_sform(*original.get_sform(coded=True))
     nib.save(mask, path)
-    # `turn` names for each axis of the view the axis of the file.
-    sizes = nib.affines.voxel_sizes(original.affine)
-    return tuple(float(sizes[int(to)]) for to, _ in turn)
-
-
-def _flat_axis(image: SpatialImage) -> str:
-    """The axis of SLICE_AXCODES along which a 2D image has one pixel; `view_nifti` shows it in that view."""
-    to_view = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPI"))
-    shape = apply_orientation(np.empty((*image.shape, 1, 1)[:3], dtype=bool), to_view).shape
-    flat = next(axis for axis in (2, 1, 0) if shape[axis] == 1)
-    return {2: "axial", 1: "coronal", 0: "sagittal"}[flat]
 
 
 def _dicom_affine(path: Path) -> tuple[np.ndarray, bool]:
     """From (column, row, 0) to RAS, and whether the distances are known."""
     dataset = dcmread(path, specific_tags=list(_DICOM_PLACE), stop_before_pixels=True)
-    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    if not spacing:
+    spacing = dicom_spacing(dataset)
+    if spacing is None:
         return _frontal(1.0, 1.0), False
-    rows, columns = (float(each) for each in spacing)
+    rows, columns = spacing
     directions, place = dataset.get("ImageOrientationPatient"), dataset.get("ImagePositionPatient")
     if not directions or not place:
         return _frontal(rows, columns), True

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from monai.utils import optional_import
 from PIL import Image, ImageOps
-from pydicom import dcmread
-from pydicom.uid import SegmentationStorage
 
+from ttl_monai.data.dicom_seg import NoMaskError, read_on_image
 from ttl_monai.data.reader import NotOneImageError, format_of, view_nifti
 
 __all__ = ["check_geometry", "name_pair", "read_mask", "to_classes", "whole_numbers"]
@@ -45,10 +43,10 @@ def read_mask(path: str | Path, image: str | Path) -> np.ndarray:
         if kind == "nifti":
             values = view_nifti(path)
         else:
-            values = _read_pillow(path) if kind == "pillow" else _read_segmentation(path, image)
+            values = _read_pillow(path) if kind == "pillow" else read_on_image(path, image)
     except (FileNotFoundError, PermissionError, MemoryError, ImportError):
         raise
-    except (NotOneImageError, _NoMaskError) as error:
+    except (NotOneImageError, NoMaskError) as error:
         raise ValueError(f"{name_pair(image, path)}: {error}") from None
     except Exception as error:
         # Parsers raise anything on damaged files; those of DICOM may quote tags, so that only the type is kept.
@@ -133,10 +131,6 @@ def check_geometry(
         )
 
 
-class _NoMaskError(ValueError):
-    """A reason of our own wording."""
-
-
 def name_pair(image: str | Path, mask: str | Path) -> str:
     """Both files in words, for an error."""
     return f"image {image} and mask {mask}"
@@ -162,41 +156,14 @@ def whole_numbers(values: np.ndarray, where: str) -> np.ndarray:
 
 def _read_pillow(path: Path) -> np.ndarray:
     if path.suffix.lower() in (".jpg", ".jpeg"):
-        raise _NoMaskError("a JPEG file changes the values that it stores; expected the mask as PNG or TIFF")
+        raise NoMaskError("a JPEG file changes the values that it stores; expected the mask as PNG or TIFF")
     with Image.open(path, formats=("PNG", "TIFF", "BMP")) as file:
         if getattr(file, "n_frames", 1) > 1:
-            raise _NoMaskError("the mask has several frames or pages, expected one")
+            raise NoMaskError("the mask has several frames or pages, expected one")
         values = np.asarray(ImageOps.exif_transpose(file))  # of a palette, the indices
     if values.ndim == 3:
         colours = values[..., : 3 if values.shape[-1] > 2 else 1]  # without transparency
         if (colours != colours[..., :1]).any():
-            raise _NoMaskError("the mask has colours; expected one number a pixel: grey, or colours with a palette")
+            raise NoMaskError("the mask has colours; expected one number a pixel: grey, or colours with a palette")
         values = colours[..., 0]
     return values
-
-
-def _read_segmentation(path: Path, image: Path) -> np.ndarray:
-    """The segments of a DICOM SEG that lie on one image."""
-    if dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).get("SOPClassUID") != SegmentationStorage:
-        raise _NoMaskError("a mask in DICOM must be a segmentation object (SEG)")
-    if format_of(image) != "dicom":
-        raise _NoMaskError("a DICOM segmentation refers to a DICOM image, but the image is none")
-    seg, found = optional_import("highdicom.seg")
-    if not found:
-        raise ImportError("a mask in DICOM needs highdicom: pip install 'ttl-monai[dicom-seg]'")
-    dataset = dcmread(path)
-    for groups in dataset.get("SharedFunctionalGroupsSequence", ()):
-        # highdicom refuses the measures of a projection, which have no thickness; frames are found without them.
-        if not all("SliceThickness" in measures for measures in groups.get("PixelMeasuresSequence", ())):
-            del groups.PixelMeasuresSequence
-    segmentation = seg.Segmentation.from_dataset(dataset, copy=False)
-    uid = dcmread(image, specific_tags=["SOPInstanceUID"], stop_before_pixels=True).SOPInstanceUID
-    if uid not in {source[2] for source in segmentation.get_source_image_uids()}:
-        raise _NoMaskError("the segmentation does not refer to this image")
-    try:
-        frames = segmentation.get_pixels_by_source_instance(
-            [uid], combine_segments=True, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
-        )  # (1, rows, columns)
-    except RuntimeError:
-        raise _NoMaskError("segments of the segmentation overlap; store those that do in separate objects") from None
-    return frames[0]

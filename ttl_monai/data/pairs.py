@@ -1,4 +1,4 @@
-"""Images with their masks as transforms: loaded in one view and checked against each other."""
+"""Images with their masks: loaded in one view and checked against each other."""
 
 from __future__ import annotations
 
@@ -12,47 +12,22 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey, MetaKeys
+from monai.utils import MetaKeys
 
-from ttl_monai.data.masks import check_geometry, name_pair, read_mask, to_classes, whole_numbers
+from ttl_monai.data.masks import check_geometry, name_pair, read_mask, to_classes
 from ttl_monai.data.reader import XrayReader, format_of
-from ttl_monai.data.slices import FLAT, open_volume, read_slice, read_unit_slice
+from ttl_monai.data.slices import FLAT, read_mask_slice, read_unit_slice
+from ttl_monai.data.spacing import pixel_spacing, with_spacing
 
-__all__ = ["CheckPaird", "LoadPaird"]
-
-
-class _PairTransform(MapTransform):
-    """Keys of an image and its mask, and what the values of the mask mean."""
-
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "label"),
-        *,
-        num_classes: int,
-        mask_values: Sequence[int | Sequence[int]] | None = None,
-        bits: Sequence[int | Sequence[int]] | None = None,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 2:
-            raise ValueError(f"keys must be those of the image and of the mask, got {self.keys}")
-        self.num_classes = num_classes
-        self.mask_values = mask_values
-        self.bits = bits
-        self.encode(np.zeros(0, np.uint8), "the mask")  # refuse a table that does not fit before any file is read
-
-    def encode(self, values: np.ndarray, where: str) -> torch.Tensor:
-        """Stored values (...) -> classes (1 or C, ...), uint8."""
-        return torch.from_numpy(
-            to_classes(values, self.num_classes, mask_values=self.mask_values, bits=self.bits, where=where)
-        )
+__all__ = ["LoadPaird"]
 
 
-class LoadPaird(_PairTransform):
+class LoadPaird(MapTransform):
     """Load a 2D image and its mask, in one view and checked against each other.
 
     The image is read as `XrayReader` does, the mask by `read_mask`, then turned into classes by `to_classes`. Of an
-    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read.
+    item that names an `axis` and a `slice` (see `segmentation_items`), that slice of both volumes is read. The mask
+    knows the distances of its pixels where the image's file states them (see `spacing_of`).
 
     Args:
         keys: the image's and the mask's.
@@ -82,12 +57,22 @@ class LoadPaird(_PairTransform):
         bits: Sequence[int | Sequence[int]] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(
-            keys, num_classes=num_classes, mask_values=mask_values, bits=bits, allow_missing_keys=allow_missing_keys
-        )
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 2:
+            raise ValueError(f"keys must be those of the image and of the mask, got {self.keys}")
+        self.num_classes = num_classes
+        self.mask_values = mask_values
+        self.bits = bits
         self.reader = XrayReader(channels)
         self.channels = channels
         self.window = window
+        self.encode(np.zeros(0, np.uint8), "the mask")  # refuse a table that does not fit before any file is read
+
+    def encode(self, values: np.ndarray, where: str) -> torch.Tensor:
+        """Stored values (...) -> classes (1 or C, ...), uint8."""
+        return torch.from_numpy(
+            to_classes(values, self.num_classes, mask_values=self.mask_values, bits=self.bits, where=where)
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the paths by the image, (channels, H, W) float32 in [0, 1], and the mask, (1 or C, H, W) uint8."""
@@ -104,10 +89,8 @@ class LoadPaird(_PairTransform):
                 values = read_mask(mask, path)
                 check_geometry(image.shape[1:], values.shape, where, _affine_of(path), _affine_of(mask))
             else:
-                volume, drawn = (open_volume(each) for each in (path, mask))
-                check_geometry(volume.shape, drawn.shape, where, volume.affine, drawn.affine)
-                values = whole_numbers(read_slice(mask, axis, number), where)
-            loaded[mask_key] = MetaTensor(self.encode(values, where))
+                values = read_mask_slice(mask, path, axis, number)
+            loaded[mask_key] = with_spacing(self.encode(values, where), pixel_spacing(path, axis))
         return loaded
 
     def _read_image(self, path: Path, axis: str, number: int) -> np.ndarray:
@@ -118,47 +101,6 @@ class LoadPaird(_PairTransform):
         return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)  # (H, W[, 3]) -> (C, H, W)
 
 
-class CheckPaird(_PairTransform):
-    """Check a loaded image and mask against each other and turn the mask into classes; for volumes.
-
-    Put it after MONAI's `LoadImaged` and `EnsureChannelFirstd`, before anything that changes shape or affine.
-
-    Args:
-        keys: the image's and the mask's, both (C, ...), with the affine in their metadata.
-        num_classes: number of classes with the background; with `bits`, of structures that may overlap.
-        mask_values: as in `to_classes`.
-        bits: as in `to_classes`.
-        allow_missing_keys: let items without a mask pass.
-
-    Raises:
-        ValueError: at a call, for a mask that does not fit its image, naming both files.
-
-    Example:
-        ``{"_target_": "ttl_monai.data.CheckPaird", "keys": ["image", "label"], "num_classes": 3}``
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the mask (1, ...) by its classes, (1 or C, ...) uint8."""
-        checked = dict(data)
-        image_key, mask_key = self.keys
-        if mask_key not in checked and self.allow_missing_keys:
-            return checked
-        image, mask = checked[image_key], checked[mask_key]
-        where = name_pair(*(_file_of(each) for each in (image, mask)))
-        if mask.shape[0] != 1:
-            raise ValueError(f"{where}: expected a mask of one channel, got shape {tuple(mask.shape)}")
-        affines = [np.asarray(each.affine) if isinstance(each, MetaTensor) else None for each in (image, mask)]
-        check_geometry(image.shape[1:], mask.shape[1:], where, *affines)
-        classes = self.encode(whole_numbers(np.asarray(mask)[0], where), where)
-        # A new MetaTensor keeps the affine, which Orientationd and Invertd need.
-        checked[mask_key] = MetaTensor(classes, meta=mask.meta) if isinstance(mask, MetaTensor) else classes
-        return checked
-
-
 def _affine_of(path: Path) -> np.ndarray | None:
     """None where the format has none."""
     return np.asarray(getattr(nib.load(path), "affine", None)) if format_of(path) == "nifti" else None
-
-
-def _file_of(value: Any) -> str:
-    return str(value.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "without a file") if isinstance(value, MetaTensor) else "")

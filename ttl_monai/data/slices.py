@@ -1,32 +1,25 @@
-"""2D slices of volumes (NIfTI, or a folder with a DICOM series): which there are, and how they are turned."""
+"""2D slices of volumes (NIfTI, or a folder with a DICOM series) and of their masks: which there are, how they turn."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Orientationd
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import SpatialImage
 
 from ttl_monai.data.dicom import scale_to_unit
-from ttl_monai.data.dicom_series import read_series
-from ttl_monai.data.reader import format_of
+from ttl_monai.data.masks import name_pair, whole_numbers
+from ttl_monai.data.volume_files import is_volume, modified, open_pair, open_volume
 
 __all__ = [
     "FLAT",
     "SLICE_AXCODES",
-    "SelectSliced",
-    "SliceOrientationd",
-    "is_volume",
-    "open_volume",
+    "read_mask_slice",
     "read_slice",
     "read_unit_slice",
     "segmentation_items",
@@ -45,40 +38,36 @@ def slice_items(
     items: Sequence[Mapping[str, Any]],
     axis: str = "axial",
     *,
-    foreground_only: bool = False,
+    encode: Callable[[np.ndarray, str], Any] | None = None,
     image_key: str = "image",
     mask_key: str = "label",
 ) -> list[dict[str, Any]]:
     """One item a slice in place of one a volume.
 
     Args:
-        items: each with the path of a volume, see `open_volume`, and, for `foreground_only`, of its mask.
+        items: each with the path of a volume, see `open_volume`, and, for `encode`, of its mask, see `open_pair`.
         axis: across which the slices are cut: axial, coronal or sagittal.
-        foreground_only: keep only slices whose mask is not all 0; for training, as a validation without empty slices
-            is too good.
+        encode: makes classes of the stored values of a mask, such as `LoadPaird.encode`; keep only slices in which a
+            class other than the background is drawn. For training, as a validation without empty slices is too good.
         image_key: key of the image.
         mask_key: key of the mask.
 
     Returns:
-        The items with `slice`, the number of the slice (from 0, along the last axis after `SliceOrientationd`), and,
+        The items with `slice`, the number of the slice (from 0, see `read_slice`), and,
         where they have one, their `image_id` with that number.
 
     Raises:
-        ValueError: an unknown axis, a file that is no 3D volume, or no slice left.
-
-    Example:
-        ``"data": "$ttl_monai.data.slice_items(@data.section('training'), 'axial', foreground_only=True)"``
+        ValueError: an unknown axis, a file that is no 3D volume, a mask that does not fit it, or no slice left.
     """
     _check_axis(axis)
     slices: list[dict[str, Any]] = []
     total = 0
     for item in items:
         count = _turned_shape(open_volume(item[image_key]), axis)[2]
-        kept = list(range(count))
-        if foreground_only:
-            kept = np.flatnonzero(_turned(open_volume(item[mask_key]), axis).any(axis=(0, 1))).tolist()
         total += count
-        for number in kept:
+        for number in range(count):
+            if encode is not None and not _is_drawn(item[image_key], item[mask_key], axis, number, encode):
+                continue
             named = {"image_id": f"{item['image_id']}#{number}"} if "image_id" in item else {}
             slices.append({**item, **named, "slice": number})
     if not slices:
@@ -90,21 +79,24 @@ def slice_items(
 
 
 def segmentation_items(
-    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, foreground_only: bool = False
+    items: Sequence[Mapping[str, Any]],
+    axis: str | None = None,
+    *,
+    encode: Callable[[np.ndarray, str], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Items as `LoadPaird` takes them: 2D images as they are, volumes slice by slice.
 
     Args:
         items: each with the path of an `image` and, but for predictions, of its mask, `label`.
         axis: across which volumes are cut: axial, coronal or sagittal; None takes 2D images alone.
-        foreground_only: leave out the slices of volumes whose mask is all 0.
+        encode: leave out the slices of volumes in which no class is drawn, see `slice_items`.
 
     Returns:
         2D images first, then the slices. Each item has `axis` ("flat" for a 2D image) and `slice`, and the paths once
         more as `image_file` and `label_file`, which are still there when the images are loaded.
 
     Raises:
-        ValueError: an unknown axis, or a volume where no axis is given.
+        ValueError: as `slice_items`; a volume where no axis is given.
     """
     named = [{**item, **{f"{key}_file": item[key] for key in ("image", "label") if key in item}} for item in items]
     flat = [{**item, "slice": 0, "axis": FLAT} for item in named if not is_volume(item["image"])]
@@ -116,39 +108,44 @@ def segmentation_items(
             f"{volumes[0]['image']}: expected a 2D image, got a volume; say by --axis (axial, coronal or sagittal) "
             "how volumes are cut into slices"
         )
-    cut = slice_items(volumes, axis, foreground_only=foreground_only)
+    cut = slice_items(volumes, axis, encode=encode)
     return [*flat, *({**item, "axis": axis} for item in cut)]
 
 
-def is_volume(path: str | Path) -> bool:
-    """Whether a path is a folder (of DICOM slices), or a NIfTI image with more than one slice.
-
-    Raises:
-        ValueError: a NIfTI file that cannot be read.
-    """
-    if Path(path).is_dir():
-        return True
-    if format_of(Path(path)) != "nifti":
-        return False
-    try:
-        shape = getattr(nib.load(path), "shape", ())
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # parsers raise anything on damaged files
-        raise ValueError(f"{path}: expected a NIfTI image, but it cannot be read ({error})") from error
-    return sum(length > 1 for length in shape) > 2
-
-
 def read_slice(path: str | Path, axis: str, number: int) -> np.ndarray:
-    """The values of one slice of a volume as they are stored, (rows, columns) in the view of `SliceOrientationd`.
+    """The values of one slice of a volume as they are stored, (rows, columns) in the view of `SLICE_AXCODES`.
+
+    Args:
+        path: the volume.
+        axis: see `slice_items`.
+        number: of the slice.
 
     Raises:
         ValueError: an unknown axis, no 3D volume, or no such slice.
     """
-    volume = _read_turned(str(path), Path(path).stat().st_mtime_ns, axis)
+    volume = _read_turned(str(path), modified(path), axis)
     if not 0 <= number < volume.shape[2]:
         raise ValueError(f"{path}: expected a slice of 0 to {volume.shape[2] - 1} ({axis}), got {number}")
     return volume[..., number]
+
+
+def read_mask_slice(mask: str | Path, image: str | Path, axis: str, number: int) -> np.ndarray:
+    """One slice of the mask of a volume, as `read_slice` gives that of the volume.
+
+    Args:
+        mask: see `open_pair`.
+        image: the volume.
+        axis: see `slice_items`.
+        number: of the slice, one that the volume has.
+
+    Returns:
+        (rows, columns) whole numbers.
+
+    Raises:
+        ValueError: as `open_pair`; values that are no whole numbers.
+        ImportError: as `open_pair`.
+    """
+    return _read_mask(str(mask), modified(mask), str(image), modified(image), axis)[..., number]
 
 
 def read_unit_slice(path: str | Path, axis: str, number: int, window: Sequence[float] | None = None) -> np.ndarray:
@@ -168,60 +165,7 @@ def read_unit_slice(path: str | Path, axis: str, number: int, window: Sequence[f
         ValueError: as `read_slice`; NaN or infinite values; a window out of order.
     """
     read_slice(path, axis, number)  # is there such a slice?
-    return _read_unit(
-        str(path), Path(path).stat().st_mtime_ns, axis, None if window is None else (window[0], window[1])
-    )[..., number]
-
-
-class SliceOrientationd(Orientationd):
-    """Turn volumes so that the slices lie along the last axis, each as a radiologist views it; it can be inverted.
-
-    MONAI's `Orientationd` with the codes of `SLICE_AXCODES`. For the whole volume use it with MONAI's
-    `SliceInferer(spatial_dim=2)` and `Invertd`, which puts the slices together in the orientation of the file.
-
-    Args:
-        keys: the items to turn, (C, X, Y, Z).
-        axis: across which the slices are cut: axial, coronal or sagittal.
-        allow_missing_keys: skip keys that an item does not have instead of raising.
-
-    Raises:
-        ValueError: an unknown axis.
-    """
-
-    def __init__(self, keys: KeysCollection, axis: str = "axial", allow_missing_keys: bool = False) -> None:
-        _check_axis(axis)
-        super().__init__(keys, axcodes=SLICE_AXCODES[axis], labels=None, allow_missing_keys=allow_missing_keys)
-
-
-class SelectSliced(MapTransform):
-    """Take one slice of volumes, the one that the item names: (C, H, W, slices) -> (C, H, W).
-
-    Args:
-        keys: the items to take it of, after `SliceOrientationd`.
-        number_key: key of the slice's number, as `slice_items` writes it.
-        allow_missing_keys: skip keys that an item does not have instead of raising.
-
-    Raises:
-        ValueError: at a call, for a slice that is not there.
-    """
-
-    def __init__(self, keys: KeysCollection, number_key: str = "slice", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.number_key = number_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each key's volume by a plain tensor: the affine of a volume does not fit one slice."""
-        selected = dict(data)
-        number = selected[self.number_key]
-        for key in self.key_iterator(selected):
-            volume = selected[key]
-            if volume.ndim != 4 or not 0 <= number < volume.shape[3]:
-                raise ValueError(
-                    f"'{key}' must be (C, H, W, slices) with a slice {number}, got shape {tuple(volume.shape)}; "
-                    "SliceOrientationd must have the axis that slice_items had"
-                )
-            selected[key] = torch.as_tensor(volume).as_subclass(torch.Tensor)[..., number].contiguous()
-        return selected
+    return _read_unit(str(path), modified(path), axis, None if window is None else (window[0], window[1]))[..., number]
 
 
 def _check_axis(axis: str) -> None:
@@ -229,27 +173,9 @@ def _check_axis(axis: str) -> None:
         raise ValueError(f"axis must be one of {', '.join(SLICE_AXCODES)}, got {axis!r}")
 
 
-def open_volume(path: str | Path) -> SpatialImage:
-    """A volume as nibabel has it: a NIfTI file, its pixels not yet read, or a folder with one series of DICOM.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no 3D volume, or no sound or more than one series (see `read_series`).
-    """
-    if Path(path).is_dir():
-        return _read_folder(str(path), Path(path).stat().st_mtime_ns)
-    try:
-        image = nib.load(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # parsers raise anything on damaged files
-        raise ValueError(f"{path}: expected a NIfTI volume, but it cannot be read ({error})") from error
-    shape = getattr(image, "shape", ())
-    if not isinstance(image, SpatialImage) or len(shape) != 3:
-        raise ValueError(
-            f"{path}: expected a 3D volume, got shape {tuple(shape)}; split several channels or times first"
-        )
-    return image
+def _is_drawn(image: str, mask: str, axis: str, number: int, encode: Callable[[np.ndarray, str], Any]) -> bool:
+    """Whether a slice has any class but the background."""
+    return bool(encode(read_mask_slice(mask, image, axis, number), name_pair(image, mask)).any())
 
 
 def _turn(image: SpatialImage, axis: str) -> np.ndarray:
@@ -268,27 +194,22 @@ def _turned(image: SpatialImage, axis: str) -> np.ndarray:
     return apply_orientation(np.asanyarray(image.dataobj), _turn(image, axis))
 
 
-# The last volumes are kept, since a volume's slices are asked for one after the other; the time of the file is in the
-# key, so that a file that was changed is read anew.
+# The last volumes are kept, since a volume's slices are asked for one after the other.
 @lru_cache(maxsize=2)
-def _read_folder(path: str, _modified: int) -> SpatialImage:
-    volume = read_series(path, axcodes=None)
-    if others := volume.report.not_chosen:
-        raise ValueError(f"{path}: expected one series of slices, got {1 + len(others)}; give each a folder of its own")
-    image = nib.Nifti1Image(volume.array, volume.affine)
-    image.header.set_xyzt_units("mm")
-    return image
-
-
-@lru_cache(maxsize=2)
-def _read_turned(path: str, _modified: int, axis: str) -> np.ndarray:
+def _read_turned(path: str, _time: int, axis: str) -> np.ndarray:
     _check_axis(axis)
     return _turned(open_volume(path), axis)
 
 
+@lru_cache(maxsize=2)
+def _read_mask(mask: str, _time: int, image: str, _image_time: int, axis: str) -> np.ndarray:
+    _check_axis(axis)
+    return whole_numbers(_turned(open_pair(image, mask)[1], axis), name_pair(image, mask))
+
+
 @lru_cache(maxsize=1)
-def _read_unit(path: str, modified: int, axis: str, window: tuple[float, float] | None) -> np.ndarray:
-    volume = _read_turned(path, modified, axis)
+def _read_unit(path: str, time: int, axis: str, window: tuple[float, float] | None) -> np.ndarray:
+    volume = _read_turned(path, time, axis)
     if not np.isfinite(volume).all():
         raise ValueError(f"{path}: NaN or infinite pixels")
     if window is not None:

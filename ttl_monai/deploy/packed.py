@@ -41,7 +41,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "imports": ["$import sys"],
         "code": code_item("ttl_monai"),
         "start_from": "$@bundle_root + '/models/model.pt'",
-        "run": ["$engines.start_from(@network_def, @start_from)"],
+        "run": ["$engines.start_from(@network_def, @start_from, @class_names)"],
     },
     "evaluate.json": {"run_dir": "$@bundle_root + '/models'", "output_dir": "$@bundle_root + '/eval'"},
     "inference.json": {

@@ -17,7 +17,7 @@ from ttl_monai.analysis import pick_transition
 from ttl_monai.data import Datalist, PrepareBatch
 from ttl_monai.engines.datasets import mask_items, open_data
 from ttl_monai.engines.feature_moments import GROUPS, LayerMoments, Null, PatientMoments, Points
-from ttl_monai.engines.runs import build_dataset, build_network, load_spec
+from ttl_monai.engines.runs import build_dataset, build_network, build_preprocessing, load_spec
 from ttl_monai.engines.similarity import feed, image_batches, to_rows, transitions
 from ttl_monai.handlers.svcca import spread
 from ttl_monai.networks.features import choose_points, points_of
@@ -183,7 +183,8 @@ def compare_runs(
     data = run_data(folder_b, dataset_dir, datalist)
     items = [item for section in ("training", "validation") if data.entries[section] for item in data.section(section)]
     if axis := load_spec(folder_b).get("axis"):
-        items = mask_items(items, axis, foreground_only=True)  # as the run's training saw its volumes
+        # As the run's training saw its volumes: slices in which something is drawn.
+        items = mask_items(items, axis, encode=build_preprocessing(folder_b).transforms[0].encode)
     items = [items[index] for index in spread(items, images)]
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(folder_b, items, None)

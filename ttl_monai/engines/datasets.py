@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,10 @@ def inference_items(
 
 
 def mask_items(
-    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, foreground_only: bool = False
+    items: Sequence[Mapping[str, Any]], axis: str | None = None, *, encode: Callable[..., Any] | None = None
 ) -> list[dict[str, Any]]:
     """See `ttl_monai.data.segmentation_items`, which a config that has `data` as an id cannot import by that name."""
-    return ttl_monai.data.segmentation_items(items, axis, foreground_only=foreground_only)
+    return ttl_monai.data.segmentation_items(items, axis, encode=encode)
 
 
 def check_classes(spec: Mapping[str, Any], data: Datalist) -> list[str]:

@@ -238,17 +238,24 @@ def _check_wish(trained: dict[str, Any]) -> None:
         )
 
 
-def start_from(network: torch.nn.Module, weights: str | Path | None) -> None:
+def start_from(network: torch.nn.Module, weights: str | Path | None, class_names: Sequence[str]) -> None:
     """Give a network that is to be trained the weights of a trained one: what a packed bundle's training begins with.
 
     Args:
         network: of the same definition but, where the classes differ, for the layers of its head.
         weights: `model.pt` of the trained network; None leaves the network as it is.
+        class_names: of the data that it is to be trained on.
 
     Raises:
-        ValueError: the two networks differ in other layers.
+        ValueError: the two networks differ in other layers, or the data has other classes than the network outputs.
         FileNotFoundError: there is no such file.
     """
+    outputs = network.state_dict()[[name for name in network.state_dict() if name.startswith("head.")][-1]].shape[0]
+    if outputs != len(class_names):
+        raise ValueError(
+            f"the network has {outputs} outputs, but the datalist {len(class_names)} classes: pass "
+            f"--network_def#num_classes {len(class_names)} (of a U-Net: out_channels)"
+        )
     if weights is None:
         return
     state, own = torch.load(weights, map_location="cpu", weights_only=True), network.state_dict()

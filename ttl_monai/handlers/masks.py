@@ -7,7 +7,8 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from monai.networks import one_hot
 from ttl_monai.analysis import mean_intervals
 from ttl_monai.data import write_mask
 from ttl_monai.data.slices import SLICE_AXCODES
+from ttl_monai.data.spacing import pixel_spacing, spacing_of
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.handlers.predictions import gather_rows
 from ttl_monai.handlers.segmentation import Dice, Hausdorff95, Jaccard, to_structures
@@ -29,7 +31,12 @@ from ttl_monai.reports import MaskPanel, plot_masks
 logger = logging.getLogger(__name__)
 
 SHOWN_SLICES = 6  # of a volume
-SCORES = {"dice": Dice, "jaccard": Jaccard, "hausdorff95": Hausdorff95}
+SCORES: dict[str, Callable[..., Dice | Jaccard | Hausdorff95]] = {
+    "dice": Dice,
+    "jaccard": Jaccard,
+    "hausdorff95": Hausdorff95,
+    "hausdorff95_mm": partial(Hausdorff95, millimetres=True),
+}
 
 
 class MaskScores:
@@ -37,7 +44,8 @@ class MaskScores:
 
     The CSV has the patient's key and the image's id (both pseudonymous unless the list is of public data), and for each
     structure Dice and Jaccard (empty where the structure is not drawn), the 95th percentile of the Hausdorff distance
-    in pixels (empty where it is not drawn or not found) and the pixels drawn and found. `metrics.json` has the engine's
+    in pixels (empty where it is not drawn or not found) and in mm (empty, too, where the image's file does not state
+    its spacing), and the pixels drawn and found. `metrics.json` has the engine's
     metrics, with `section` for `val`, the 95 % intervals of Dice and Jaccard over patients (`mean_intervals`), and
     where slices of volumes were evaluated the Dice of whole volumes (`test_volume_dice`, and `_<structure>`): the
     slices of each taken together, then the mean over the volumes in which the structure is drawn.
@@ -87,7 +95,8 @@ class MaskScores:
             found, drawn = to_structures(
                 output["pred"], output["label"], class_names=self.class_names, overlapping=self.overlapping
             )
-            scores = {name: metric.score(found, drawn)[0].tolist() for name, metric in self._metrics.items()}
+            spacing = spacing_of(output["label"])
+            scores = {name: metric.score(found, drawn, spacing)[0].tolist() for name, metric in self._metrics.items()}
             dims = tuple(range(1, found.ndim))
             self._rows.append(
                 {
@@ -102,10 +111,12 @@ class MaskScores:
             )
             known = [value for value in scores["dice"] if math.isfinite(value)]
             if self.pictures and known:
-                self._keep(sum(known) / len(known), str(item["image_id"]), output["image"], found, drawn)
+                dice, image = sum(known) / len(known), _picture(output["image"])
+                masks = [each.cpu().numpy() for each in (found, drawn)]
+                panel = MaskPanel(f"Dice {dice:.3f}", image, masks[0], masks[1], _aspect(spacing))
+                self._keep(dice, str(item["image_id"]), panel)
 
-    def _keep(self, dice: float, name: str, image: Any, found: torch.Tensor, drawn: torch.Tensor) -> None:
-        panel = MaskPanel(f"Dice {dice:.3f}", _picture(image), found.cpu().numpy(), drawn.cpu().numpy())
+    def _keep(self, dice: float, name: str, panel: MaskPanel) -> None:
         self._worst = sorted([*self._worst, (dice, name, panel)], key=lambda each: each[:2])[: self.pictures]
 
     def _end(self, engine: Engine) -> None:
@@ -200,16 +211,14 @@ class MaskWriter:
             return
         file, name, axis = self._open
         found = np.stack([masks for masks, _ in self._slices], axis=-1)  # (K, rows, columns, slices)
-        spacing, *_ = [
+        for ending, mask in self._files(found):
             write_mask(mask, file, axis, self.output_dir / f"{name}_mask{ending}.nii.gz")
-            for ending, mask in self._files(found)
-        ]
+        spacing = pixel_spacing(file, axis)
         self._volumes[name] = {
             each: {"voxels": int(mask.sum()), **_size(int(mask.sum()), spacing, is_volume=axis in SLICE_AXCODES)}
             for each, mask in zip(self.structures, found, strict=True)
         }
-        aspect = 1.0 if spacing is None else spacing[0] / spacing[1]
-        panels = [self._panel(number, aspect) for number in _shown(np.asarray(found.any(axis=(0, 1, 2))))]
+        panels = [self._panel(number, _aspect(spacing)) for number in _shown(np.asarray(found.any(axis=(0, 1, 2))))]
         plot_masks(panels, self.structures, self.output_dir / f"{name}_mask.png")
         self._slices = []
 
@@ -254,6 +263,11 @@ def _volume_dice(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -
 def _picture(image: Any) -> np.ndarray:
     """(C, H, W) -> (H, W)."""
     return torch.as_tensor(image).detach().float().mean(0).cpu().numpy()
+
+
+def _aspect(spacing: Sequence[float] | None) -> float:
+    """Distance of rows over that of columns."""
+    return 1.0 if spacing is None else spacing[0] / spacing[1]
 
 
 def _size(count: int, spacing: Sequence[float] | None, *, is_volume: bool) -> dict[str, float | None]:

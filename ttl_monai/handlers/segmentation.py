@@ -18,6 +18,8 @@ from monai.metrics import (
 )
 from monai.networks.utils import one_hot
 
+from ttl_monai.data.spacing import spacing_of
+
 logger = logging.getLogger(__name__)
 
 THRESHOLD = 0.5
@@ -116,8 +118,10 @@ class _StructureMetric(IgniteMetricHandler):
         self.structures = self.class_names if overlapping else self.class_names[1:]
         super().__init__(metric_fn=self.metric_class(), output_transform=output_transform, save_details=False)
 
-    def measure(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Value of one structure of one image: binary float masks (1, 1, ...) -> (1, 1)."""
+    def measure(
+        self, prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float] | None
+    ) -> torch.Tensor:
+        """Value of one structure of one image: binary float masks (1, 1, ...), distances in mm if known -> (1, 1)."""
         raise NotImplementedError
 
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
@@ -130,15 +134,18 @@ class _StructureMetric(IgniteMetricHandler):
             found, drawn = to_structures(
                 probabilities, mask, class_names=self.class_names, overlapping=self.overlapping
             )
-            values, states = self.score(found, drawn)
+            values, states = self.score(found, drawn, spacing_of(mask))
             self.metric_fn.extend(values[None], states[None])
 
-    def score(self, found: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(
+        self, found: torch.Tensor, drawn: torch.Tensor, spacing: Sequence[float] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Score one image.
 
         Args:
             found: predicted structures, (K, ...) bool, as `to_structures` gives them.
             drawn: the reference, likewise.
+            spacing: distances of the pixels along each axis in mm, None where they are not known.
 
         Returns:
             The value of each structure, (K,), NaN where it cannot be scored, and what the image has of it, (K,).
@@ -151,8 +158,8 @@ class _StructureMetric(IgniteMetricHandler):
         values = torch.full(states.shape, torch.nan, device=found.device)
         for index, state in enumerate(states.tolist()):
             if state in self.scored:
-                pair = (each[index][None, None].float() for each in (found, drawn))
-                values[index] = self.measure(*pair).squeeze()
+                prediction, reference = (each[index][None, None].float() for each in (found, drawn))
+                values[index] = self.measure(prediction, reference, spacing).squeeze()
         return values, states
 
     def compute(self) -> float:
@@ -206,7 +213,9 @@ class Dice(_StructureMetric):
     title = "Dice"
     scored = (_BOTH, _MISSED)
 
-    def measure(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    def measure(
+        self, prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float] | None
+    ) -> torch.Tensor:
         """See `_StructureMetric.measure`."""
         return compute_dice(prediction, reference)
 
@@ -227,7 +236,9 @@ class Jaccard(_StructureMetric):
     title = "Jaccard"
     scored = (_BOTH, _MISSED)
 
-    def measure(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    def measure(
+        self, prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float] | None
+    ) -> torch.Tensor:
         """See `_StructureMetric.measure`."""
         return compute_iou(prediction, reference)
 
@@ -235,13 +246,16 @@ class Jaccard(_StructureMetric):
 class Hausdorff95(_StructureMetric):
     """95th percentile of the distances between the surfaces (MONAI's), the larger of the two directions.
 
+    In pixels; or in millimetres, of the images that state how far apart their pixels are (their masks come from
+    `ttl_monai.data.LoadPaird`): all others are left out and counted, so that no mean mixes the two.
+
     It is defined only where a structure is drawn and found: all other images are left out and counted, so look at
     `Dice` beside it, which counts a structure that was missed as 0.
 
     Args:
         class_names: as in `Dice`.
         overlapping: as in `Dice`.
-        spacing: distance of pixels along each axis, in mm; default 1, that is, distances in pixels.
+        millimetres: measure in mm, not in pixels.
         output_transform: as in `Dice`.
 
     Raises:
@@ -257,15 +271,20 @@ class Hausdorff95(_StructureMetric):
         *,
         class_names: Sequence[str],
         overlapping: bool = False,
-        spacing: Sequence[float] | None = None,
+        millimetres: bool = False,
         output_transform: Callable = lambda output: output,
     ) -> None:
         """See the class."""
         super().__init__(class_names=class_names, overlapping=overlapping, output_transform=output_transform)
-        self.spacing: Any = spacing
+        self.millimetres = millimetres
+        if millimetres:
+            self.title = "Hausdorff distance in mm (of images that state their spacing)"
 
-    def measure(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    def measure(
+        self, prediction: torch.Tensor, reference: torch.Tensor, spacing: Sequence[float] | None
+    ) -> torch.Tensor:
         """See `_StructureMetric.measure`."""
-        return compute_hausdorff_distance(
-            prediction, reference, include_background=True, percentile=95, spacing=self.spacing
-        )
+        if self.millimetres and spacing is None:
+            return prediction.new_full((1, 1), torch.nan)
+        unit: Any = spacing if self.millimetres else None
+        return compute_hausdorff_distance(prediction, reference, include_background=True, percentile=95, spacing=unit)

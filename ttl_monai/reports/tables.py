@@ -17,11 +17,13 @@ STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
 CLASSIFICATION = {"AUROC": "test_auroc", "AUPRC": "test_auprc", "AUPRC (trapezoid)": "test_auprc_trapezoid"}
 SEGMENTATION = {"Dice": "test_dice", "Jaccard": "test_jaccard", "HD95": "test_hausdorff95"}
 VOLUMES = {"Dice (volumes)": "test_volume_dice"}  # where the images are slices of volumes
-SMALLER_IS_BETTER = {"test_hausdorff95"}
+MILLIMETRES = {"HD95 (mm)": "test_hausdorff95_mm"}  # where files state the spacing of their pixels
+SMALLER_IS_BETTER = {"test_hausdorff95", "test_hausdorff95_mm"}
 ABOUT = {
     "test_auroc": "AUPRC is average precision; the trapezoid stands beside it for comparison with the paper.",
     "test_dice": "Dice and Jaccard are means over classes and over the images (of volumes: slices) in which a class is "
     "drawn, 0 where it was missed; HD95, in pixels, over those in which it is drawn and found.",
+    "test_hausdorff95_mm": " HD95 (mm) is over those of them whose files state the spacing of their pixels.",
     "test_volume_dice": " Dice (volumes) takes the slices of each volume together.",
 }
 # Key within a row, divisor, digits.
@@ -77,6 +79,8 @@ def results_table(results: Mapping[str, Any]) -> str:
     metrics = SEGMENTATION if "test_dice" in first else CLASSIFICATION
     if VOLUMES["Dice (volumes)"] in first:
         metrics = {**VOLUMES, **metrics}
+    if first.get(MILLIMETRES["HD95 (mm)"]) is not None:
+        metrics = {**metrics, **MILLIMETRES}
     for row in rows:
         for repeat in row["repeats"]:
             _require(repeat, ("split", *metrics.values()), f"a repeat of {row['strategy']} {row['cut']}")

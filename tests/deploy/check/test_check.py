@@ -3,13 +3,17 @@ import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.conftest import made_volume, write_segmentation, write_series
 from ttl_monai.cli import main
+from ttl_monai.data import LoadPaird
 from ttl_monai.deploy.check import check_bundle, preflight
+from ttl_monai.deploy.check.images import look_at_images
 from ttl_monai.deploy.check.problems import Findings, Problem
 
 
@@ -484,6 +488,22 @@ def test_the_verb_prints_and_exits(make_tiny, no_network, capsys):
     assert (shown["exit_code"], shown["counts"]["problem"], shown["counts"]["warning"]) == (2, 1, 1)
     assert shown["found"]["config"][0]["where"] == ["max_epohcs"]
     assert shown["skipped"]["batch"] == "it was not asked for"
+
+
+def test_segmentations_of_series_are_read_as_wholes(tmp_path):
+    """A sound one, one of another series, and one whose one value counts as background."""
+    mask = np.zeros(made_volume().shape, np.uint8)
+    mask[2:4, 5:9, 3:12] = 1
+    for name in "ab":
+        write_segmentation(tmp_path / f"{name}.dcm", write_series(tmp_path / name), mask)
+    entries = [("training", k, {"image": i, "label": f"{m}.dcm"}) for k, (i, m) in enumerate(["aa", "ab", "bb"])]
+    data = SimpleNamespace(dataset_dir=tmp_path, public_ids=True)
+    one, strange, _ = look_at_images(entries, data, LoadPaird(num_classes=2), axis="axial", workers=1)
+    assert (one.errors, one.size, one.count, one.facts) == ((), (16, 20, 8), 8, set())
+    assert re.fullmatch("the segmentation refers to 2 images that are not among the 8 slices .*", strange.errors[0])
+    load = LoadPaird(num_classes=2, mask_values=[[0, 1], 2])
+    *_, empty = look_at_images(entries, data, load, axis="axial", workers=1)
+    assert empty.facts == {"empty mask"}
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):

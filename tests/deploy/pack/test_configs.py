@@ -89,7 +89,7 @@ def test_entries_find_the_code_and_the_packed_model(packed):
         assert not [each for each in files[name]["imports"] if "ttl_monai" in each]
     assert files["inference.json"]["run_dir"] == files["evaluate.json"]["run_dir"] == "$@bundle_root + '/models'"
     steps = files["train.json"]["run"]
-    start = steps.index("$@code#engines.start_from(@network_def, @start_from)")
+    start = steps.index("$@code#engines.start_from(@network_def, @start_from, @class_names)")
     assert start < steps.index("$@record.attach(@train#trainer)")
     assert not [name for name in files if name.startswith(("strategy", "backbone", "data", "search"))]
 

@@ -1,12 +1,13 @@
 import json
 import math
+import sys
 
 import pytest
 import torch
 from monai.data import load_net_with_metadata
 from torch import nn
 
-from ttl_monai.deploy.pack.exports import write_onnx, write_torchscript
+from ttl_monai.deploy.pack.exports import write_exports, write_onnx, write_torchscript
 
 
 @pytest.fixture
@@ -56,3 +57,26 @@ def test_onnx_takes_any_number_of_images(network, tmp_path):
     found = torch.from_numpy(session.run(["pred"], {"image": image.numpy()})[0])
     torch.testing.assert_close(found, network(image), atol=1e-5, rtol=0)
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
+class Unscriptable(nn.Module):
+    """TorchScript knows no such arguments."""
+
+    def forward(self, image: torch.Tensor, *rest, **more) -> torch.Tensor:
+        return image
+
+
+def test_a_form_that_cannot_be_made_names_the_way_out(tmp_path):
+    settings = {"metadata": {}, "config": {}}
+    with pytest.raises(ValueError, match=r"torchscript could not be made \(.+\); leave it out by --exports onnx"):
+        write_exports(("torchscript", "onnx"), Unscriptable(), torch.rand(2, 4), tmp_path, **settings)
+
+
+def test_a_missing_package_names_the_way_out(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        ValueError, match=r"onnx could not be made \(.*onnxruntime.*\); leave it out by --exports torch"
+    ):
+        write_exports(
+            ("torchscript", "onnx"), network, torch.rand(2, 1, 8, 8), tmp_path, metadata={}, config={"device": "cpu"}
+        )

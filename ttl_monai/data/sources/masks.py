@@ -6,6 +6,7 @@ import argparse
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from ttl_monai.data.dicom_folders import fold_series
 from ttl_monai.data.records import Record, Table, name_rows, raise_problems
 from ttl_monai.data.sources import IMAGE_SUFFIXES, add_patient_regex, patient_finder, source_folder, warn_of_patients
 
@@ -17,7 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this source to `parser`."""
     add = parser.add_argument
     add("folder", type=Path, help="the folder that holds both")
-    add("--images", default="images", metavar="DIR", help="folder of the images in it (default: %(default)s)")
+    add(
+        "--images",
+        default="images",
+        metavar="DIR",
+        help="folder of the images in it; a folder with the slices of a CT, MR or PET series is one (default: "
+        "%(default)s)",
+    )
     add("--masks", default="masks", metavar="DIR", help="folder of the masks in it (default: %(default)s)")
     add("--mask-suffix", default="", help="what a mask's name has after the image's, before the ending, such as _mask")
     add(
@@ -38,6 +45,8 @@ def default_dataset_dir(arguments: argparse.Namespace) -> Path:
 def read(arguments: argparse.Namespace) -> Table:
     """Pair the files of the two folders, the folders in them included, by their names without the ending.
 
+    A folder with the DICOM slices of a series is one image, `images/NAME/` with `masks/NAME.dcm` or `.nii.gz`.
+
     Args:
         arguments: the parsed options of `add_arguments`, and the absolute `dataset_dir`.
 
@@ -48,7 +57,7 @@ def read(arguments: argparse.Namespace) -> Table:
         ValueError: no such folder, no image, an image without a mask or with several, or a mask without an image.
     """
     folder = source_folder(arguments, "images and masks")
-    images, masks = (_files(folder / each) for each in (arguments.images, arguments.masks))
+    images, masks = _files(folder / arguments.images, series=True), _files(folder / arguments.masks)
     by_name: dict[str, list[Path]] = defaultdict(list)
     unnamed = 0
     for path, name in masks:
@@ -83,15 +92,19 @@ def read(arguments: argparse.Namespace) -> Table:
     return Table("segmentation", list(arguments.class_names), records)
 
 
-def _files(folder: Path) -> list[tuple[Path, str]]:
-    """Images below a folder, each with its path there without the ending, sorted."""
+def _files(folder: Path, *, series: bool = False) -> list[tuple[Path, str]]:
+    """Images below a folder, each with its path there without the ending, sorted; of a series, the folder."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder.name!r} in {folder.parent}; say --images and --masks")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    if series:
+        files = fold_series(files)
     found = []
-    for path in sorted(folder.rglob("*")):
-        ending = max((each for each in IMAGE_SUFFIXES if path.name.lower().endswith(each)), key=len, default="")
-        if ending and path.is_file() and not path.name.startswith("."):
-            found.append((path, path.relative_to(folder).as_posix()[: -len(ending)]))
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        ending = max((each for each in IMAGE_SUFFIXES if name.lower().endswith(each)), key=len, default="")
+        if ending or path.is_dir():
+            found.append((path, name[: len(name) - len(ending)]))
     if not found:
         raise ValueError(f"the folder {folder.name!r} has no images; endings looked for: {' '.join(IMAGE_SUFFIXES)}")
     return found

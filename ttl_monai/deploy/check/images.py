@@ -18,10 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ttl_monai.data import Datalist, LoadPaird, VolumeError, XrayReader
-from ttl_monai.data.masks import check_geometry, name_pair, whole_numbers
+from ttl_monai.data.masks import name_pair, whole_numbers
 from ttl_monai.data.reader import format_of
 from ttl_monai.data.records import content_sha256
-from ttl_monai.data.slices import FLAT, open_volume, segmentation_items
+from ttl_monai.data.slices import FLAT, segmentation_items
+from ttl_monai.data.volume_files import open_pair
 from ttl_monai.data.volume_reader import REPORT_KEY
 from ttl_monai.data.window_datasets import against_slices
 from ttl_monai.deploy.check.problems import NOTE, PROBLEM, WARNING, Findings, reasons_of
@@ -142,9 +143,8 @@ def _read_pair(found: Look, loader: LoadPaird, image: Path, mask: Path, axis: st
         pixels, classes = np.asarray(loaded["image"]), np.asarray(loaded["label"])
         found.size = tuple(pixels.shape[1:])
     else:
-        volume, drawn = open_volume(image), open_volume(mask)
+        volume, drawn = open_pair(image, mask)
         where = name_pair(image, mask)
-        check_geometry(volume.shape, drawn.shape, where, volume.affine, drawn.affine)
         pixels = np.asanyarray(volume.dataobj)
         classes = np.asarray(loader.encode(whole_numbers(np.asanyarray(drawn.dataobj), where), where))
         found.size = tuple(volume.shape)

@@ -21,7 +21,7 @@ from ttl_monai.deploy.manifest import is_plain_path, list_files, write_manifest
 from ttl_monai.deploy.pack.card import write_card, write_data_license, write_large_files
 from ttl_monai.deploy.pack.code import find_modules, package_name, required_packages, write_code
 from ttl_monai.deploy.pack.configs import script_config, write_configs, write_json, write_model_record
-from ttl_monai.deploy.pack.exports import write_onnx, write_torchscript
+from ttl_monai.deploy.pack.exports import write_exports
 from ttl_monai.deploy.pack.metadata import packed_metadata, read_version
 from ttl_monai.deploy.pack.run import FinishedRun, open_run
 from ttl_monai.deploy.packed import EXPORTS
@@ -77,10 +77,9 @@ def pack_run(
         What was made.
 
     Raises:
-        ValueError: the run cannot be packed, an option is wrong, an export differs from PyTorch, or the bundle has
-            findings (`BundleRefused`); nothing was written.
+        ValueError: the run cannot be packed, an option is wrong, an export cannot be made or differs from PyTorch, or
+            the bundle has findings (`BundleRefused`); nothing was written.
         FileExistsError: `out` or its zip file exists.
-        ModuleNotFoundError: an export needs a package that is not installed.
     """
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ValueError(f"expected exports of {', '.join(EXPORTS)}, got {', '.join(unknown)}")
@@ -141,14 +140,8 @@ def _write_models(
     image = metadata["network_data_format"]["inputs"]["image"]
     seed = torch.Generator().manual_seed(0)
     example = torch.rand(2, image["num_channels"], *image["spatial_shape"], generator=seed)
-    differences = {}
-    if "torchscript" in exports:
-        differences["models/model.ts"] = write_torchscript(
-            network, example, models / "model.ts", metadata=metadata, config=script_config(run, package)
-        )
-    if "onnx" in exports:
-        differences["models/model.onnx"] = write_onnx(network, example, models / "model.onnx")
-    return differences
+    config = script_config(run, package)
+    return write_exports(exports, network, example, models, metadata=metadata, config=config)
 
 
 def _zip(folder: Path, path: Path) -> Path:

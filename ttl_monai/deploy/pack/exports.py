@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
-import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,54 @@ from monai.data import save_net_with_metadata
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
-__all__ = ["TOLERANCE", "write_onnx", "write_torchscript"]
+from ttl_monai.engines.search.space import quiet
+
+__all__ = ["TOLERANCE", "write_exports", "write_onnx", "write_torchscript"]
 
 TOLERANCE = 1e-4
 """The largest difference to PyTorch, absolute, of logits."""
+
+
+def write_exports(
+    forms: Sequence[str],
+    network: nn.Module,
+    example: torch.Tensor,
+    models: Path,
+    *,
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> dict[str, float]:
+    """Write the exported forms of a network into a bundle's `models` folder.
+
+    Args:
+        forms: of `packed.EXPORTS`.
+        network: in evaluation mode.
+        example: images (B, C, ...) in [0, 1], B of at least 2, to compare with.
+        models: the folder.
+        metadata: content of metadata.json.
+        config: content of inference.json.
+
+    Returns:
+        File in the bundle -> largest difference to PyTorch.
+
+    Raises:
+        ValueError: a form cannot be made of this network or here, or differs by more than `TOLERANCE`.
+    """
+    differences = {}
+    for form in forms:
+        try:
+            if form == "torchscript":
+                name = "model.ts"
+                difference = write_torchscript(network, example, models / name, metadata=metadata, config=config)
+            else:
+                name = "model.onnx"
+                difference = write_onnx(network, example, models / name)
+        except (RuntimeError, ImportError) as error:
+            others = " ".join(each for each in forms if each != form)
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(f"{form} could not be made ({cause}); leave it out by --exports {others}") from error
+        differences[f"models/{name}"] = difference
+    return differences
 
 
 def write_torchscript(
@@ -69,31 +112,26 @@ def write_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> float:
 
     Raises:
         ValueError: it is above `TOLERANCE`.
-        ModuleNotFoundError: onnx, onnxscript or onnxruntime is missing.
+        ImportError: onnx, onnxscript or onnxruntime is missing: the extra `export`.
     """
     import onnxruntime  # of the extra `export`
 
-    noise = logging.getLogger("torch.onnx")
-    level = noise.level
-    noise.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            exported = Path(folder, "model.onnx")  # a file beside it would be left there
-            torch.onnx.export(
-                network,
-                (example,),
-                exported,
-                input_names=["image"],
-                output_names=["pred"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-            path.write_bytes(exported.read_bytes())
-    finally:
-        noise.setLevel(level)
+    with ExitStack() as stack:
+        for name in ("torch.onnx", "onnx_ir", "onnxscript"):
+            stack.enter_context(quiet(name))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (example,),
+            path,
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     session = onnxruntime.InferenceSession(path)
     with torch.inference_mode():
         for images in (example, example[:1]):

@@ -77,7 +77,7 @@ def _objects(
         origin=point.get("origin", "none stored; the class of the highest probability is given"),
     )
     series = result.item.kind == "series"
-    shown = _of_series(result, sources, folder) if series else _of_image(result, sources, predictor)
+    shown = _of_series(result, sources, folder, predictor.gaps) if series else _of_image(result, sources, predictor)
     source, grey, heat, orientation = shown
     target = _target(finding)
     score = f"{target}: {finding.probabilities[target]:.3f}"
@@ -142,13 +142,15 @@ def _back_onto(heat: torch.Tensor, shape: tuple[int, ...], predictor: Predictor)
     return whole
 
 
-def _of_series(result: Result, sources: list[Any], folder: Path) -> tuple[Any, np.ndarray, np.ndarray, tuple[str, ...]]:
+def _of_series(
+    result: Result, sources: list[Any], folder: Path, gaps: str
+) -> tuple[Any, np.ndarray, np.ndarray, tuple[str, ...]]:
     """The slice of a CT in which the Grad-CAM is highest, and the source instance that lies there."""
     item, prediction = result.item, result.prediction or {}
     heat: Any = nib.load(folder / prediction["gradcam"]["volume"])
     percent = np.asanyarray(heat.dataobj)  # (columns, rows, slices), axes LPS
     number = int(percent.sum(axis=(0, 1), dtype=np.int64).argmax())
-    volume = read_series(sorted(item.path.iterdir()))
+    volume = read_series(sorted(item.path.iterdir()), gaps=gaps)  # as the workflow read it
     grey = hu_to_unit(torch.from_numpy(volume.array[:, :, number].T.astype(np.float32)), mean=0).numpy()
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
     height = (lps @ [0, 0, number, 1])[:3] @ lps[:3, 2]

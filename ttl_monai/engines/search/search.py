@@ -106,7 +106,7 @@ class TruncationSearch:
         if own := sorted(_OWN.keys() & set(settings or {})):
             raise ValueError(f"settings must leave {own[0]!r} to the search: {_OWN[own[0]]}")
         if svcca and method != "svcca":
-            raise ValueError(f"{', '.join(svcca)} are options of the method svcca, got method {method!r}")
+            raise ValueError(f"only the method svcca takes {', '.join(svcca)}, got method {method!r}")
         if workers is not None and workers < 0:
             raise ValueError(f"workers must be 0 or more, got {workers}")
         lists = [datalist] if isinstance(datalist, (str, Path)) else list(datalist or [])

@@ -11,9 +11,9 @@ from ttl_monai.reports.page.blocks import NONE, Section, Table, fixed, interval,
 from ttl_monai.reports.page.inputs import Inputs, comparable
 from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.search_document import duration, share
-from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, SEGMENTATION, VOLUMES, _order
+from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, MILLIMETRES, SEGMENTATION, VOLUMES, _order
 
-METRICS = {**CLASSIFICATION, **VOLUMES, **SEGMENTATION}
+METRICS = {**CLASSIFICATION, **VOLUMES, **SEGMENTATION, **MILLIMETRES}
 HEAD_OF = {key: head for head, key in METRICS.items()}
 PUBLISHED = {"test_auroc": "auroc", "test_auprc_trapezoid": "auprc"}  # the paper's AUPRC is by trapezoids
 INTERVALS = ("auroc", "auprc", "dice", "jaccard")
@@ -69,7 +69,8 @@ def metric_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not repeats:
         return []
     shared = [key for key in repeats[0] if all(_is_number(repeat.get(key, "")) for repeat in repeats)]
-    known = [key for key in METRICS.values() if key in shared]
+    empty = {key for key in MILLIMETRES.values() if all(repeat.get(key) is None for repeat in repeats)}
+    known = [key for key in METRICS.values() if key in shared and key not in empty]
     tested = [key for key in shared if key.startswith("test_")]
     return known or tested or [key for key in shared if key.startswith("val_")]
 

@@ -39,7 +39,7 @@ def write_exports(
         example: images (B, C, ...) in [0, 1], B of at least 2, to compare with.
         models: the folder.
         metadata: content of metadata.json.
-        config: content of inference.json.
+        config: content of the inference.json that goes into TorchScript.
 
     Returns:
         File in the bundle -> largest difference to PyTorch.
@@ -76,7 +76,7 @@ def write_torchscript(
         example: images (B, C, ...) in [0, 1], to compare with.
         path: the new file.
         metadata: content of metadata.json.
-        config: content of inference.json.
+        config: content of the inference.json that goes into TorchScript.
 
     Returns:
         The largest difference to PyTorch.

@@ -188,7 +188,7 @@ def table(document: dict[str, Any]) -> str:
 def draw(document: dict[str, Any], path: Path, batch: int = 8) -> None:
     """Bars of the ratios on a log scale, one panel a network, FTL and TTL beside each other in each engine."""
     names = list(dict.fromkeys(row["network"] for row in document["rows"]))
-    columns = min(3, len(names))
+    columns, white = min(3, len(names)), {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
     figure = Figure(figsize=(4.6 * columns, 3.6 * -(-len(names) // columns)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(-(-len(names) // columns), columns, sharey=True, squeeze=False)).ravel()
     for panel, name in zip(panels, names, strict=False):
@@ -196,14 +196,14 @@ def draw(document: dict[str, Any], path: Path, batch: int = 8) -> None:
         for offset, side, colour in ((-0.2, "FTL", "#999999"), (0.2, "TTL", "#0072B2")):
             ratios = [rows[(side, *key)]["ratio"] for key in ENGINES]
             bars = panel.barh(np.arange(len(ENGINES)) + offset, ratios, 0.38, color=colour, label=side, left=0)
-            panel.bar_label(bars, [f"{value:.2f}" for value in ratios], padding=2, fontsize=8)
+            panel.bar_label(bars, [f"{value:.2f}" for value in ratios], padding=2, fontsize=8, bbox=white)
         panel.set(xscale="log", xlim=(0.02, 4), title=f"{name}\ncut at {NETWORKS[name]['cut']}")
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set_yticks(range(len(ENGINES)), ENGINES.values())
         panel.set_xticks([0.03, 0.1, 0.3, 1, 3], ["0.03", "0.1", "0.3", "1", "3"])
-        panel.invert_yaxis()
     for panel in panels[len(names) :]:
         panel.set_axis_off()
+    panels[0].invert_yaxis()  # of all panels, as they share it
     panels[0].legend(loc="lower right", fontsize=8)
     figure.supxlabel(f"time / time of the whole network in eager PyTorch, batch {batch} (log scale)")
     figure.savefig(path, dpi=130, metadata={"Software": None})

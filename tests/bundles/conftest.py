@@ -17,6 +17,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from ttl_monai.data import make_ctpa_phantom, make_phantom
+from ttl_monai.deploy.pack import pack_run
 from ttl_monai.deploy.predict import predict_inputs
 from ttl_monai.engines.workflow import told_cause
 
@@ -157,6 +158,27 @@ def train_once(request, tmp_path_factory):
         return folder / "run"
 
     return train
+
+
+@pytest.fixture(scope="session")
+def pack_once(train_once, tmp_path_factory, request):
+    """Pack the tiny run of a bundle, at the first call for it; gives the run and what was packed. Read only."""
+    made = {}
+
+    def pack(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("packed")
+            run = Path(shutil.copytree(train_once(name), folder / "run"))
+            if name == "covid_ttl":  # the others are packed without an evaluation
+                listed = request.getfixturevalue(TINY_DATA[name])
+                settings = {"run_dir": str(run), "output_dir": ...}
+                workflow = open_tiny(name, listed, folder, ["train.json", "evaluate.json"], settings)
+                workflow.run()
+            bundle = BUNDLES / name
+            made[name] = run, pack_run(run, folder / name, bundle=bundle, version="1.2.3", exports=("torchscript",))
+        return made[name]
+
+    return pack
 
 
 @pytest.fixture

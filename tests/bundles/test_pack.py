@@ -19,33 +19,12 @@ from ttl_monai.deploy.pack import pack_run
 from ttl_monai.deploy.pack.code import find_modules
 from ttl_monai.engines import build_network
 
-from .conftest import BUNDLES, TINY_DATA, open_tiny
+from .conftest import BUNDLES, TINY_DATA
 from .zoo import check_min, describe
 
 NAMES = sorted(TINY_DATA)
 SCHEMA = BUNDLES / "schema" / "meta_schema_20240725.json"
 ZOO = Path(__file__).with_name("zoo.py")
-
-
-@pytest.fixture(scope="session")
-def pack_once(train_once, tmp_path_factory, request):
-    """Pack the tiny run of a bundle, at the first call for it; gives the run and what was packed. Read only."""
-    made = {}
-
-    def pack(name):
-        if name not in made:
-            folder = tmp_path_factory.mktemp("packed")
-            run = Path(shutil.copytree(train_once(name), folder / "run"))
-            if name == "covid_ttl":  # the others are packed without an evaluation
-                listed = request.getfixturevalue(TINY_DATA[name])
-                settings = {"run_dir": str(run), "output_dir": ...}
-                workflow = open_tiny(name, listed, folder, ["train.json", "evaluate.json"], settings)
-                workflow.run()
-            bundle = BUNDLES / name
-            made[name] = run, pack_run(run, folder / name, bundle=bundle, version="1.2.3", exports=("torchscript",))
-        return made[name]
-
-    return pack
 
 
 @pytest.fixture

@@ -1,28 +1,19 @@
 """A study of a DICOMweb server, predicted, and its results stored back: against a fake, and against Orthanc."""
 
-import json
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
-from pathlib import Path
 
 import pydicom
 import pytest
 
 from tests.deploy.dicomweb_server import Server, serving
+from tests.orthanc import PASSWORD, USER, client_of, running_orthanc
 from ttl_monai.cli import main
 from ttl_monai.deploy.pacs import Pacs
 
 from .conftest import BUNDLES
 from .predict_inputs import CANARY, PATIENT, leaks, write_scan, write_xray
 
-MISSING = "dicomweb-client is not installed: pip install 'ttl-monai[dicomweb]'"
-dicomweb = pytest.importorskip("dicomweb_client.api", reason=MISSING)
-requests = pytest.importorskip("requests", reason=MISSING)
-PLUGINS = [Path(folder, "libOrthancDicomWeb.so") for folder in ("/usr/share/orthanc/plugins", "/usr/lib/orthanc")]
+pytest.importorskip("dicomweb_client.api", reason="dicomweb-client is not installed: pip install 'ttl-monai[dicomweb]'")
 
 
 @pytest.fixture
@@ -68,36 +59,9 @@ def test_arguments_that_do_not_go_together(arguments, match, tmp_path, capsys):
 
 @pytest.fixture
 def orthanc(tmp_path):
-    """A fresh Orthanc on loopback, its data in a temporary folder; gives the address of its DICOMweb."""
-    program = shutil.which("Orthanc")
-    plugin = next((path for path in PLUGINS if path.exists()), None)
-    if program is None or plugin is None:
-        pytest.skip("Orthanc with its DICOMweb plugin is not installed (Debian's orthanc and orthanc-dicomweb)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        **{"Name": "test", "StorageDirectory": str(tmp_path / "db"), "IndexDirectory": str(tmp_path / "db")},
-        **{"HttpPort": port, "RemoteAccessAllowed": False, "DicomServerEnabled": False, "Plugins": [str(plugin)]},
-        **{"AuthenticationEnabled": True, "RegisteredUsers": {"me": "word"}, "DicomWeb": {"Enable": True}},
-    }
-    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
-    with (tmp_path / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([program, str(tmp_path / "orthanc.json")], stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}/dicom-web"
-    try:
-        for _ in range(120):
-            try:
-                if requests.get(f"{url}/studies", auth=("me", "word"), timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.5)
-        else:
-            pytest.fail(f"Orthanc did not answer: {(tmp_path / 'orthanc.log').read_text()[-2000:]}")
+    """The address of a fresh Orthanc's DICOMweb."""
+    with running_orthanc(tmp_path) as url:
         yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.mark.slow
@@ -108,11 +72,9 @@ def test_orthanc_has_the_results_beside_the_study(bundle, command, orthanc, tmp_
         files = write_scan(tmp_path / "in", StudyInstanceUID="1.2.3.77")
     else:
         files = [write_xray(tmp_path / "in/a.dcm")]
-    monkeypatch.setenv("TTL_DICOMWEB_USER", "me")
-    monkeypatch.setenv("TTL_DICOMWEB_PASSWORD", "word")
-    session = requests.Session()
-    session.auth = ("me", "word")
-    client = dicomweb.DICOMwebClient(orthanc, session=session)
+    monkeypatch.setenv("TTL_DICOMWEB_USER", USER)
+    monkeypatch.setenv("TTL_DICOMWEB_PASSWORD", PASSWORD)
+    client = client_of(orthanc)
     client.store_instances([pydicom.dcmread(file) for file in files])
     assert main(command(bundle, orthanc, "1.2.3.77")) == 0
     found = client.search_for_series("1.2.3.77", fields=["Modality", "SeriesDescription"])

@@ -123,7 +123,7 @@ def write_enhanced(path, volume=None, *, gap=2.0, order=None, shared_rescale=Tru
     return path
 
 
-def write_segmentation(path, sources, values, **options):
+def write_segmentation(path, sources, values, kind="BINARY", **options):
     """Write a SEG of the source files by highdicom; skips without it.
 
     `values` are numbers of segments, (sources, rows, columns), or (sources, rows, columns, segments) of 0 and 1. Frames
@@ -142,7 +142,7 @@ def write_segmentation(path, sources, values, **options):
             algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=AlgorithmIdentificationSequence("drawn", codes.DCM.ArtificialIntelligence, "1"),
         )
-        for number in range(1, 1 + (values.shape[3] if values.ndim == 4 else values.max()))
+        for number in range(1, 1 + int(values.shape[3] if values.ndim == 4 else values.max()))
     ]
     images = [dcmread(source) for source in sources]
     for image in images:  # series without names lack what highdicom copies
@@ -152,7 +152,7 @@ def write_segmentation(path, sources, values, **options):
     segmentation = seg.Segmentation(
         source_images=images,
         pixel_array=values,
-        segmentation_type=seg.SegmentationTypeValues.BINARY,
+        segmentation_type=seg.SegmentationTypeValues[kind],
         segment_descriptions=segments,
         **{"series_instance_uid": generate_uid(), "series_number": 2},
         **{"sop_instance_uid": generate_uid(), "instance_number": 1, "software_versions": "1"},

@@ -1,6 +1,7 @@
 """DICOM segmentations of series: each frame on its slice, whatever the order, and refusals that name both files."""
 
 import logging
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -75,7 +76,7 @@ def test_slices_of_a_segmentation_are_those_of_the_same_mask_as_nifti(tmp_path, 
     nib.save(nib.Nifti1Image(values.T, read_series(folder, axcodes=None).affine), tmp_path / "same.nii.gz")
     load = LoadPaird(num_classes=3)
     items = [
-        segmentation_items([{"image": str(folder), "label": str(label)}], axis, encode=load.encode)
+        segmentation_items([{"image": str(folder), "label": str(label)}], axis, classes_of=load.slice_classes)
         for label in (mask, tmp_path / "same.nii.gz")
     ]
     assert [each["slice"] for each in items[0]] == [each["slice"] for each in items[1]]
@@ -100,6 +101,43 @@ def test_a_mask_is_shifted_with_a_tilted_series(tmp_path):
     np.testing.assert_array_equal(array[pixels > 0], 1)
     np.testing.assert_array_equal(array[pixels < -900], 0)
     assert abs(int(array.sum()) - int((drawn() > 0).sum())) <= 10
+
+
+def test_segments_that_overlap_are_bits(tmp_path):
+    """Of numbers, the third segment would be the first and the second at once."""
+    layers = np.stack([drawn() == 1, drawn() > 0, drawn() == 2], axis=-1).astype(np.uint8)
+    paths = write_series(tmp_path / "scan")
+    item = {"image": str(tmp_path / "scan"), "label": str(write_segmentation(tmp_path / "seg.dcm", paths, layers))}
+    load = LoadPaird(num_classes=3, bits=[2, 1, 0])
+    items = segmentation_items([item], "axial", classes_of=load.slice_classes)
+    assert [each["slice"] for each in items] == [2, 3, 5]
+    for each in items:
+        expected = np.moveaxis(layers[each["slice"]][..., ::-1], -1, 0)
+        np.testing.assert_array_equal(load(each)["label"], expected)
+    items = segmentation_items([item], "axial", classes_of=LoadPaird(num_classes=1, bits=[2]).slice_classes)
+    assert [each["slice"] for each in items] == [3, 5], "slices of the third segment"
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 2}, {"num_classes": 1, "bits": [0]}])
+def test_fractions_are_refused_and_whole_ones_taken(tmp_path, options):
+    paths, load = write_series(tmp_path / "scan"), LoadPaird(**options)
+    for share in (0.5, 1.0):
+        values = ((drawn() > 0)[..., None] * share).astype(np.float32)
+        mask = write_segmentation(tmp_path / f"{share}.dcm", paths, values, kind="FRACTIONAL")
+        classes = partial(load.slice_classes, tmp_path / "scan", mask, "axial", 3)
+        if share < 1:
+            with pytest.raises(ValueError, match=r"image \S*scan and mask \S*0.5.dcm: the segmentation has fractions"):
+                classes()
+        else:
+            np.testing.assert_array_equal(classes()[0], drawn()[3] > 0)
+
+
+def test_a_label_map_has_its_numbers(tmp_path):
+    paths = write_series(tmp_path / "scan")
+    mask = write_segmentation(tmp_path / "seg.dcm", *mixed(paths, drawn()), kind="LABELMAP")
+    np.testing.assert_array_equal(np.asarray(open_pair(tmp_path / "scan", mask)[1].dataobj), drawn().T)
+    classes = LoadPaird(num_classes=2, bits=[0, 1]).slice_classes(tmp_path / "scan", mask, "axial", 3)
+    np.testing.assert_array_equal(classes, [drawn()[3] == 1, drawn()[3] == 2])
 
 
 def shift_position(dataset):
@@ -168,7 +206,11 @@ def test_a_frame_of_a_slice_that_is_missing_is_refused(tmp_path, refuse):
 def test_what_is_no_segmentation_of_one_value_a_pixel_is_refused(tmp_path, refuse):
     paths = write_series(tmp_path / "scan")
     layers = np.stack([drawn() == 1, drawn() > 0], axis=-1).astype(np.uint8)
-    refuse(tmp_path / "scan", write_segmentation(tmp_path / "o.dcm", paths, layers), "segments .* overlap; store those")
+    refuse(
+        tmp_path / "scan",
+        write_segmentation(tmp_path / "o.dcm", paths, layers),
+        "segments .* overlap; declare the struct",
+    )
     refuse(tmp_path / "scan", paths[0], "a mask in DICOM must be a segmentation object")
     (tmp_path / "cut.dcm").write_bytes((tmp_path / "o.dcm").read_bytes()[:3000])
     refuse(tmp_path / "scan", tmp_path / "cut.dcm", "the mask cannot be read|a mask in DICOM must be")
@@ -198,5 +240,7 @@ def test_a_real_series_has_its_mask(tmp_path, shared_data):
     np.testing.assert_array_equal(found.affine, series.affine)
     np.testing.assert_array_equal(array, by_highdicom(mask, array.shape, found.affine))
     load = LoadPaird(num_classes=2, mask_values=[[0, 1], 2])
-    (item,) = segmentation_items([{"image": str(folder), "label": str(mask)}], "sagittal", encode=load.encode)[:1]
+    (item,) = segmentation_items(
+        [{"image": str(folder), "label": str(mask)}], "sagittal", classes_of=load.slice_classes
+    )[:1]
     assert load(item)["label"].any()

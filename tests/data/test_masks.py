@@ -211,6 +211,8 @@ def test_a_dicom_segmentation_gives_its_segments(x_ray):
     assert np.array_equal(read_mask(mask, image), values)
     loaded = LoadPaird(num_classes=2, mask_values=[0, [1, 2]])({"image": image, "label": mask})
     assert np.array_equal(loaded["label"][0], values > 0)
+    loaded = LoadPaird(num_classes=2, bits=[1, 0])({"image": image, "label": mask})
+    assert np.array_equal(loaded["label"], [values == 2, values == 1])
 
 
 def test_a_segmentation_of_another_image_is_refused(x_ray):

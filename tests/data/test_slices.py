@@ -69,7 +69,7 @@ def test_slices_are_turned_as_a_radiologist_views_them(make_item, codes, axis, a
 @pytest.mark.parametrize(("axis", "kept"), [("axial", [2]), ("coronal", range(8)), ("sagittal", range(5, 10))])
 def test_only_slices_with_foreground_are_kept(make_item, codes, axis, kept):
     item = make_item(codes)
-    items = slice_items([item], axis, encode=LoadPaird(num_classes=2).encode)
+    items = slice_items([item], axis, classes_of=LoadPaird(num_classes=2).slice_classes)
     for each in items:
         assert read_slice(item["label"], axis, each["slice"]).any()
     assert [each["slice"] for each in items] == list(kept)
@@ -92,14 +92,14 @@ def test_a_value_that_stands_for_no_structure_is_no_foreground(make_item, tmp_pa
     mask[2, 2, 1], mask[3, 2, 3], mask[4, 5, 4], mask[5, 5, 4], mask[6, 5, 5] = 1, 3, 1, 3, 8
     nib.save(nib.Nifti1Image(mask, nib.load(item["image"]).affine), tmp_path / "values.nii")
     item["label"] = str(tmp_path / "values.nii")
-    items = segmentation_items([item], "axial", encode=LoadPaird(**options).encode)
+    items = segmentation_items([item], "axial", classes_of=LoadPaird(**options).slice_classes)
     assert [each["slice"] for each in items] == kept
 
 
 def test_an_undeclared_value_of_a_volumes_mask_is_refused_before_training(make_item):
     item = make_item()
     with pytest.raises(ValueError, match=r"v_RAS_image.nii.gz and mask .*: the mask has the values 1, which are no"):
-        slice_items([item], encode=LoadPaird(num_classes=2, mask_values=[0, 4]).encode)
+        slice_items([item], classes_of=LoadPaird(num_classes=2, mask_values=[0, 4]).slice_classes)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_mask_of_a_volume_that_is_none_is_refused_with_both_names(make_item,
     with pytest.raises(ValueError, match=both):
         load({"image": item["image"], "label": str(mask), "axis": "axial", "slice": 0})
     with pytest.raises(ValueError, match=both):
-        slice_items([{**item, "label": str(mask)}], encode=load.encode)
+        slice_items([{**item, "label": str(mask)}], classes_of=load.slice_classes)
 
 
 def test_items_follow_volumes_in_order(make_item, caplog):
@@ -166,4 +166,4 @@ def test_other_files_and_axes_are_refused(make_item, tmp_path):
     stored = nib.load(item["image"])
     nib.save(nib.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine), tmp_path / "empty.nii")
     with pytest.raises(ValueError, match="expected at least one axial slice, got none of 1 volumes"):
-        slice_items([{**item, "label": tmp_path / "empty.nii"}], encode=LoadPaird(num_classes=2).encode)
+        slice_items([{**item, "label": tmp_path / "empty.nii"}], classes_of=LoadPaird(num_classes=2).slice_classes)

@@ -40,6 +40,14 @@ def test_a_flat_nifti_has_those_of_its_view(tmp_path, codes, view):
     assert pixel_spacing(tmp_path / "v.nii") == pytest.approx(VIEWS[view])
 
 
+@pytest.mark.parametrize(("unit", "length_mm"), [("mm", 1), ("meter", 1000), ("micron", 0.001)])
+def test_a_nifti_may_count_in_other_units(tmp_path, unit, length_mm):
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "v.nii")
+    assert pixel_spacing(tmp_path / "v.nii", "axial") == pytest.approx([size * length_mm for size in (3, 2, 4)])
+
+
 def test_a_series_has_those_of_its_slices_and_their_gap(tmp_path):
     pixels = np.linspace(-1000, 200, 120).astype(np.int16).reshape(4, 6, 5)
     write_series(tmp_path / "scan", pixels, gap=2.5, spacing=(0.9, 0.8))
@@ -53,6 +61,7 @@ def test_a_series_has_those_of_its_slices_and_their_gap(tmp_path):
         ({"ImagerPixelSpacing": [0.3, 0.4]}, (0.3, 0.4, 1)),
         ({"PixelSpacing": None, "ImagerPixelSpacing": [0.3, 0.4]}, (0.3, 0.4, 1)),
         ({"PixelSpacing": [0, 0]}, None),
+        ({"PixelSpacing": 0.1}, None),  # of a damaged header
         ({}, None),
     ],
 )

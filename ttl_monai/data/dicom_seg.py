@@ -18,26 +18,33 @@ from ttl_monai.data.reader import format_of
 
 __all__ = ["NoMaskError", "read_on_image", "read_on_series"]
 
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"  # Label Map Segmentation Storage, of which pydicom 3.0 has no name
+_MOST_BITS = 24  # what is shifted in single precision keeps
 _PLACE_TOLERANCE_MM = 0.01
 _SHAPE_TOLERANCE = 1e-3  # of directions, and of distances of pixels in mm
+_FRACTIONS = (
+    "the segmentation has fractions; expected of each pixel whether it belongs to a segment (BINARY or LABELMAP)"
+)
 
 
 class NoMaskError(ValueError):
     """Why a file is no mask of its image, in our own words: no path and no value of a tag."""
 
 
-def read_on_image(path: Path, image: Path) -> np.ndarray:
+def read_on_image(path: Path, image: Path, *, overlapping: bool = False) -> np.ndarray:
     """The segments that lie on one image.
 
     Args:
         path: the SEG.
         image: a DICOM file of one image.
+        overlapping: a pixel may belong to several segments.
 
     Returns:
-        (rows, columns) number of the segment, 0 outside of all.
+        (rows, columns) number of the segment, 0 outside of all; with `overlapping` bits, of which segment 1 sets bit 0,
+        segment 2 bit 1 and so on.
 
     Raises:
-        NoMaskError: no SEG, one of another image, or segments that overlap.
+        NoMaskError: no SEG, one of another image, or segments that overlap where they must not.
         ImportError: without highdicom.
     """
     dataset = _read(path)
@@ -47,10 +54,10 @@ def read_on_image(path: Path, image: Path) -> np.ndarray:
     uid = str(dcmread(image, specific_tags=["SOPInstanceUID"], stop_before_pixels=True).SOPInstanceUID)
     if uid not in _references(segmentation):
         raise NoMaskError("the segmentation does not refer to this image")
-    return _pixels(segmentation, [uid])[0]
+    return _pixels(segmentation, [uid], overlapping)[0]
 
 
-def read_on_series(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_on_series(path: Path, folder: Path, *, overlapping: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The segments on the slices of a series, which are found by the SOPInstanceUID that each frame refers to.
 
     Slices that no frame refers to are 0: many programs store only the slices in which they have found something.
@@ -58,14 +65,15 @@ def read_on_series(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     Args:
         path: the SEG.
         folder: of the slices; the series in it is that which `read_series` reads.
+        overlapping: as in `read_on_image`.
 
     Returns:
-        Number of the segment, 0 outside of all, (columns, rows, slices) in the order of `read_series` with axcodes
-        None, and the affine that the series has there.
+        Numbers or bits as `read_on_image` gives them, (columns, rows, slices) in the order of `read_series` with
+        axcodes None, and the affine that the series has there.
 
     Raises:
         NoMaskError: no SEG; one that refers to other images than those of the series, or does not say to which; one
-            whose pixels are not those of the slices; segments that overlap.
+            whose pixels are not those of the slices; segments that overlap where they must not.
         VolumeError: no sound series.
         ImportError: without highdicom.
     """
@@ -78,15 +86,15 @@ def read_on_series(path: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     uids = [each.instance for each in stack.slices]
     if strange := _references(segmentation) - set(uids):
         raise NoMaskError(_strange(strange, uids))
-    frames = _pixels(segmentation, uids)
-    # The nearest pixel, where slices have to be shifted: numbers of segments have nothing in between.
+    frames = _pixels(segmentation, uids, overlapping)
+    # The nearest pixel, where slices have to be shifted: numbers and bits have nothing in between.
     array, affine = stack.place(frames.T, fill=0, order=0)
     return array.astype(frames.dtype), affine
 
 
 def _read(path: Path) -> Dataset:
     header = dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
-    if header.get("SOPClassUID") != SegmentationStorage:
+    if header.get("SOPClassUID") not in (SegmentationStorage, _LABEL_MAP):
         raise NoMaskError("a mask in DICOM must be a segmentation object (SEG)")
     return dcmread(path)
 
@@ -154,12 +162,30 @@ def _references(segmentation: Any) -> set[str]:
     return {str(instance) for _, _, instance in segmentation.get_source_image_uids()}
 
 
-def _pixels(segmentation: Any, uids: Sequence[str]) -> np.ndarray:
-    """Number of the segment on each image, (images, rows, columns)."""
+def _pixels(segmentation: Any, uids: Sequence[str], overlapping: bool) -> np.ndarray:
+    """Numbers of the segments, or their bits, on each image, (images, rows, columns)."""
+    numbers = np.array([number for number in segmentation.segment_numbers if number > 0])
+    if overlapping and numbers.max() > _MOST_BITS:
+        raise NoMaskError(f"bits are read of the segments 1 to {_MOST_BITS}, but there is a segment {numbers.max()}")
     try:
         pixels: np.ndarray = segmentation.get_pixels_by_source_instance(
-            uids, combine_segments=True, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+            uids,
+            segment_numbers=numbers.tolist(),
+            combine_segments=not overlapping,
+            ignore_spatial_locations=True,
+            assert_missing_frames_are_empty=True,
         )
     except RuntimeError:
-        raise NoMaskError("segments of the segmentation overlap; store those that do in separate objects") from None
-    return pixels
+        raise NoMaskError(
+            "segments of the segmentation overlap; declare the structures by mask_bits, segment 1 being bit 0"
+        ) from None
+    except ValueError:
+        if segmentation.SegmentationType == "FRACTIONAL":
+            raise NoMaskError(_FRACTIONS) from None
+        raise
+    if not overlapping:
+        return pixels
+    layers = pixels.astype(np.int64)  # (images, rows, columns, segments)
+    if (layers != pixels).any():
+        raise NoMaskError(_FRACTIONS)
+    return np.tensordot(layers, 1 << (numbers - 1), axes=1)

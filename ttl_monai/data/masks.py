@@ -16,7 +16,7 @@ __all__ = ["check_geometry", "name_pair", "read_mask", "to_classes", "whole_numb
 _AFFINE_TOLERANCE = 1e-3  # mm; headers hold 32-bit numbers
 
 
-def read_mask(path: str | Path, image: str | Path) -> np.ndarray:
+def read_mask(path: str | Path, image: str | Path, *, overlapping: bool = False) -> np.ndarray:
     """Read the mask of a 2D image as the values that are stored, in the view that `XrayReader` gives of the image.
 
     PNG, TIFF and BMP may be grey, with a palette (its indices are the values) or RGB with three equal channels. A
@@ -26,6 +26,7 @@ def read_mask(path: str | Path, image: str | Path) -> np.ndarray:
     Args:
         path: the mask.
         image: its image, needed to find the frames of a SEG.
+        overlapping: give the segments of a SEG as bits, see `read_on_image`; other files store bits themselves.
 
     Returns:
         (rows, columns), of an integer type or bool.
@@ -43,7 +44,7 @@ def read_mask(path: str | Path, image: str | Path) -> np.ndarray:
         if kind == "nifti":
             values = view_nifti(path)
         else:
-            values = _read_pillow(path) if kind == "pillow" else read_on_image(path, image)
+            values = _read_pillow(path) if kind == "pillow" else read_on_image(path, image, overlapping=overlapping)
     except (FileNotFoundError, PermissionError, MemoryError, ImportError):
         raise
     except (NotOneImageError, NoMaskError) as error:

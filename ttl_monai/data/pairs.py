@@ -63,6 +63,7 @@ class LoadPaird(MapTransform):
         self.num_classes = num_classes
         self.mask_values = mask_values
         self.bits = bits
+        self.overlapping = bits is not None
         self.reader = XrayReader(channels)
         self.channels = channels
         self.window = window
@@ -74,6 +75,11 @@ class LoadPaird(MapTransform):
             to_classes(values, self.num_classes, mask_values=self.mask_values, bits=self.bits, where=where)
         )
 
+    def slice_classes(self, image: str | Path, mask: str | Path, axis: str, number: int) -> torch.Tensor:
+        """Classes of one slice of the mask of a volume, (1 or C, rows, columns) uint8; see `read_mask_slice`."""
+        values = read_mask_slice(mask, image, axis, number, overlapping=self.overlapping)
+        return self.encode(values, name_pair(image, mask))
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the paths by the image, (channels, H, W) float32 in [0, 1], and the mask, (1 or C, H, W) uint8."""
         loaded = dict(data)
@@ -84,13 +90,13 @@ class LoadPaird(MapTransform):
         loaded[image_key] = MetaTensor(torch.from_numpy(np.ascontiguousarray(image)), meta=meta)
         if mask_key in loaded or not self.allow_missing_keys:
             mask = Path(loaded[mask_key])
-            where = name_pair(path, mask)
             if axis == FLAT:
-                values = read_mask(mask, path)
+                where, values = name_pair(path, mask), read_mask(mask, path, overlapping=self.overlapping)
                 check_geometry(image.shape[1:], values.shape, where, _affine_of(path), _affine_of(mask))
+                classes = self.encode(values, where)
             else:
-                values = read_mask_slice(mask, path, axis, number)
-            loaded[mask_key] = with_spacing(self.encode(values, where), pixel_spacing(path, axis))
+                classes = self.slice_classes(path, mask, axis, number)
+            loaded[mask_key] = with_spacing(classes, pixel_spacing(path, axis))
         return loaded
 
     def _read_image(self, path: Path, axis: str, number: int) -> np.ndarray:

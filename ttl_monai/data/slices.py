@@ -38,17 +38,18 @@ def slice_items(
     items: Sequence[Mapping[str, Any]],
     axis: str = "axial",
     *,
-    encode: Callable[[np.ndarray, str], Any] | None = None,
+    classes_of: Callable[[str, str, str, int], Any] | None = None,
     image_key: str = "image",
     mask_key: str = "label",
 ) -> list[dict[str, Any]]:
     """One item a slice in place of one a volume.
 
     Args:
-        items: each with the path of a volume, see `open_volume`, and, for `encode`, of its mask, see `open_pair`.
+        items: each with the path of a volume, see `open_volume`, and, for `classes_of`, of its mask, see `open_pair`.
         axis: across which the slices are cut: axial, coronal or sagittal.
-        encode: makes classes of the stored values of a mask, such as `LoadPaird.encode`; keep only slices in which a
-            class other than the background is drawn. For training, as a validation without empty slices is too good.
+        classes_of: gives the classes of a slice of a mask from the paths of the volume and of the mask, `axis` and the
+            number, such as `LoadPaird.slice_classes`; keep only slices in which a class other than the background is
+            drawn. For training, as a validation without empty slices is too good.
         image_key: key of the image.
         mask_key: key of the mask.
 
@@ -66,7 +67,7 @@ def slice_items(
         count = _turned_shape(open_volume(item[image_key]), axis)[2]
         total += count
         for number in range(count):
-            if encode is not None and not _is_drawn(item[image_key], item[mask_key], axis, number, encode):
+            if classes_of is not None and not classes_of(item[image_key], item[mask_key], axis, number).any():
                 continue
             named = {"image_id": f"{item['image_id']}#{number}"} if "image_id" in item else {}
             slices.append({**item, **named, "slice": number})
@@ -82,14 +83,14 @@ def segmentation_items(
     items: Sequence[Mapping[str, Any]],
     axis: str | None = None,
     *,
-    encode: Callable[[np.ndarray, str], Any] | None = None,
+    classes_of: Callable[[str, str, str, int], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Items as `LoadPaird` takes them: 2D images as they are, volumes slice by slice.
 
     Args:
         items: each with the path of an `image` and, but for predictions, of its mask, `label`.
         axis: across which volumes are cut: axial, coronal or sagittal; None takes 2D images alone.
-        encode: leave out the slices of volumes in which no class is drawn, see `slice_items`.
+        classes_of: leave out the slices of volumes in which no class is drawn, see `slice_items`.
 
     Returns:
         2D images first, then the slices. Each item has `axis` ("flat" for a 2D image) and `slice`, and the paths once
@@ -108,7 +109,7 @@ def segmentation_items(
             f"{volumes[0]['image']}: expected a 2D image, got a volume; say by --axis (axial, coronal or sagittal) "
             "how volumes are cut into slices"
         )
-    cut = slice_items(volumes, axis, encode=encode)
+    cut = slice_items(volumes, axis, classes_of=classes_of)
     return [*flat, *({**item, "axis": axis} for item in cut)]
 
 
@@ -129,7 +130,9 @@ def read_slice(path: str | Path, axis: str, number: int) -> np.ndarray:
     return volume[..., number]
 
 
-def read_mask_slice(mask: str | Path, image: str | Path, axis: str, number: int) -> np.ndarray:
+def read_mask_slice(
+    mask: str | Path, image: str | Path, axis: str, number: int, *, overlapping: bool = False
+) -> np.ndarray:
     """One slice of the mask of a volume, as `read_slice` gives that of the volume.
 
     Args:
@@ -137,6 +140,7 @@ def read_mask_slice(mask: str | Path, image: str | Path, axis: str, number: int)
         image: the volume.
         axis: see `slice_items`.
         number: of the slice, one that the volume has.
+        overlapping: see `open_pair`.
 
     Returns:
         (rows, columns) whole numbers.
@@ -145,7 +149,7 @@ def read_mask_slice(mask: str | Path, image: str | Path, axis: str, number: int)
         ValueError: as `open_pair`; values that are no whole numbers.
         ImportError: as `open_pair`.
     """
-    return _read_mask(str(mask), modified(mask), str(image), modified(image), axis)[..., number]
+    return _read_mask(str(mask), modified(mask), str(image), modified(image), axis, overlapping)[..., number]
 
 
 def read_unit_slice(path: str | Path, axis: str, number: int, window: Sequence[float] | None = None) -> np.ndarray:
@@ -173,11 +177,6 @@ def _check_axis(axis: str) -> None:
         raise ValueError(f"axis must be one of {', '.join(SLICE_AXCODES)}, got {axis!r}")
 
 
-def _is_drawn(image: str, mask: str, axis: str, number: int, encode: Callable[[np.ndarray, str], Any]) -> bool:
-    """Whether a slice has any class but the background."""
-    return bool(encode(read_mask_slice(mask, image, axis, number), name_pair(image, mask)).any())
-
-
 def _turn(image: SpatialImage, axis: str) -> np.ndarray:
     return ornt_transform(io_orientation(image.affine), axcodes2ornt(SLICE_AXCODES[axis]))
 
@@ -202,9 +201,10 @@ def _read_turned(path: str, _time: int, axis: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _read_mask(mask: str, _time: int, image: str, _image_time: int, axis: str) -> np.ndarray:
+def _read_mask(mask: str, _time: int, image: str, _image_time: int, axis: str, overlapping: bool) -> np.ndarray:
     _check_axis(axis)
-    return whole_numbers(_turned(open_pair(image, mask)[1], axis), name_pair(image, mask))
+    _, drawn = open_pair(image, mask, overlapping=overlapping)
+    return whole_numbers(_turned(drawn, axis), name_pair(image, mask))
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import SpatialImage
 from pydicom import Dataset, dcmread
+from pydicom.multival import MultiValue
 
 from ttl_monai.data.reader import format_of
 from ttl_monai.data.slices import FLAT, SLICE_AXCODES
@@ -21,6 +22,7 @@ from ttl_monai.data.volume_files import open_volume
 __all__ = ["dicom_spacing", "pixel_spacing", "spacing_of", "turn_to_file", "with_spacing"]
 
 SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing")
+_MM_OF = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}  # of NIfTI's units
 _UNIT = "unit"  # key of the metadata; MONAI has none for it
 
 
@@ -39,7 +41,7 @@ def pixel_spacing(path: str | Path, axis: str = FLAT) -> tuple[float, ...] | Non
     kind = "nifti" if path.is_dir() else format_of(path)
     if kind == "nifti":
         image: Any = nib.load(path) if axis == FLAT else open_volume(path)
-        sizes = nib.affines.voxel_sizes(image.affine)
+        sizes = nib.affines.voxel_sizes(image.affine) * _MM_OF[image.header.get_xyzt_units()[0]]
         return tuple(float(sizes[int(to)]) for to, _ in turn_to_file(image, axis))
     if kind != "dicom":
         return None
@@ -50,10 +52,9 @@ def pixel_spacing(path: str | Path, axis: str = FLAT) -> tuple[float, ...] | Non
 def dicom_spacing(dataset: Dataset) -> tuple[float, float] | None:
     """Distances of rows and of columns in mm, None where no tag states any."""
     values = dataset.get(SPACING_TAGS[0]) or dataset.get(SPACING_TAGS[1])
-    if not values or not all(float(each) > 0 for each in values):
+    if not isinstance(values, MultiValue) or len(values) != 2 or not all(float(each) > 0 for each in values):
         return None
-    rows, columns = (float(each) for each in values)
-    return rows, columns
+    return float(values[0]), float(values[1])
 
 
 def turn_to_file(image: SpatialImage, axis: str) -> np.ndarray:

@@ -58,12 +58,13 @@ def open_volume(path: str | Path) -> SpatialImage:
     return image
 
 
-def open_pair(image: str | Path, mask: str | Path) -> tuple[SpatialImage, SpatialImage]:
+def open_pair(image: str | Path, mask: str | Path, *, overlapping: bool = False) -> tuple[SpatialImage, SpatialImage]:
     """A volume and its mask, which lies on it.
 
     Args:
         image: the volume, see `open_volume`.
         mask: a volume likewise, or, of a folder of DICOM slices, a DICOM segmentation (SEG).
+        overlapping: give the segments of a SEG as bits, see `read_on_image`.
 
     Returns:
         Both, of one shape and affine.
@@ -75,7 +76,7 @@ def open_pair(image: str | Path, mask: str | Path) -> tuple[SpatialImage, Spatia
     """
     volume, where = open_volume(image), name_pair(image, mask)
     try:
-        drawn = _open_mask(Path(mask), Path(image))
+        drawn = _open_mask(Path(mask), Path(image), overlapping)
     except (FileNotFoundError, PermissionError, MemoryError, ImportError):
         raise
     except NoMaskError as error:
@@ -91,7 +92,7 @@ def modified(path: str | Path) -> int:
     return Path(path).stat().st_mtime_ns
 
 
-def _open_mask(mask: Path, image: Path) -> SpatialImage:
+def _open_mask(mask: Path, image: Path, overlapping: bool) -> SpatialImage:
     kind = format_of(mask)
     if mask.is_dir() or kind == "nifti":
         try:
@@ -105,7 +106,8 @@ def _open_mask(mask: Path, image: Path) -> SpatialImage:
         )
     if not image.is_dir():
         raise NoMaskError("a DICOM segmentation refers to DICOM slices, but the image is no folder of them")
-    return nib.Nifti1Image(*read_on_series(mask, image))
+    array, affine = read_on_series(mask, image, overlapping=overlapping)
+    return nib.Nifti1Image(array, affine, dtype=array.dtype)  # NIfTI wants to be asked for int64
 
 
 @lru_cache(maxsize=2)

@@ -184,7 +184,7 @@ def compare_runs(
     items = [item for section in ("training", "validation") if data.entries[section] for item in data.section(section)]
     if axis := load_spec(folder_b).get("axis"):
         # As the run's training saw its volumes: slices in which something is drawn.
-        items = mask_items(items, axis, encode=build_preprocessing(folder_b).transforms[0].encode)
+        items = mask_items(items, axis, classes_of=build_preprocessing(folder_b).transforms[0].slice_classes)
     items = [items[index] for index in spread(items, images)]
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(folder_b, items, None)

@@ -17,6 +17,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.networks import one_hot
 
 from ttl_monai.analysis import mean_intervals
 from ttl_monai.data import write_mask
@@ -24,7 +25,7 @@ from ttl_monai.data.slices import SLICE_AXCODES
 from ttl_monai.data.spacing import pixel_spacing, spacing_of
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.handlers.predictions import gather_rows
-from ttl_monai.handlers.segmentation import Dice, Hausdorff95, Jaccard, find_structures, to_structures
+from ttl_monai.handlers.segmentation import Dice, Hausdorff95, Jaccard, to_structures
 from ttl_monai.reports import MaskPanel, plot_masks
 
 logger = logging.getLogger(__name__)
@@ -165,8 +166,9 @@ class MaskWriter:
     `volumes.json` has for each image and class the number of voxels, and `ml`; of a 2D image, which has no volume,
     `area_cm2` (as it is projected). Both are null where the file does not state its spacing.
 
-    Attach to the evaluator of an inference in one process, whose postprocessing has put masks and images of the files'
-    own size into the output and whose items, in order, are those of `segmentation_items`.
+    Attach to the evaluator of an inference in one process, whose postprocessing has put masks, (1, H, W) of the numbers
+    of classes or (C, H, W) of 0 and 1 for structures that overlap, and images of the files' own size into the output
+    and whose items, in order, are those of `segmentation_items`.
 
     Args:
         class_names: names of the classes, the background first; for overlapping structures of these alone.
@@ -200,8 +202,8 @@ class MaskWriter:
             if here != self._open:
                 self._write()
                 self._open = here
-            found = find_structures(output["pred"], class_names=self.class_names, overlapping=self.overlapping)
-            self._slices.append((found.cpu().numpy(), _picture(output["image"])))
+            found = output["pred"] if self.overlapping else one_hot(output["pred"][None], len(self.class_names))[0, 1:]
+            self._slices.append(((found > 0).cpu().numpy(), _picture(output["image"])))
 
     def _write(self) -> None:
         """Write the image whose slices are all there."""

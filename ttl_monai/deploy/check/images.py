@@ -143,7 +143,7 @@ def _read_pair(found: Look, loader: LoadPaird, image: Path, mask: Path, axis: st
         pixels, classes = np.asarray(loaded["image"]), np.asarray(loaded["label"])
         found.size = tuple(pixels.shape[1:])
     else:
-        volume, drawn = open_pair(image, mask)
+        volume, drawn = open_pair(image, mask, overlapping=loader.overlapping)
         where = name_pair(image, mask)
         pixels = np.asanyarray(volume.dataobj)
         classes = np.asarray(loader.encode(whole_numbers(np.asanyarray(drawn.dataobj), where), where))

@@ -20,7 +20,7 @@ from ttl_monai.deploy.lint import lint_bundle
 from ttl_monai.deploy.manifest import is_plain_path, list_files, write_manifest
 from ttl_monai.deploy.pack.card import write_card, write_data_license, write_large_files
 from ttl_monai.deploy.pack.code import find_modules, package_name, required_packages, write_code
-from ttl_monai.deploy.pack.configs import write_configs, write_json, write_model_record
+from ttl_monai.deploy.pack.configs import script_config, write_configs, write_json, write_model_record
 from ttl_monai.deploy.pack.exports import write_exports
 from ttl_monai.deploy.pack.metadata import packed_metadata, read_version
 from ttl_monai.deploy.pack.run import FinishedRun, open_run
@@ -140,7 +140,7 @@ def _write_models(
     image = metadata["network_data_format"]["inputs"]["image"]
     seed = torch.Generator().manual_seed(0)
     example = torch.rand(2, image["num_channels"], *image["spatial_shape"], generator=seed)
-    config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+    config = script_config(run, package)
     return write_exports(exports, network, example, models, metadata=metadata, config=config)
 
 

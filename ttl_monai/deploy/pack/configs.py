@@ -10,7 +10,7 @@ from typing import Any
 from ttl_monai.deploy.pack.run import FinishedRun
 from ttl_monai.deploy.packed import ADDED, code_item, to_packed
 
-__all__ = ["write_configs", "write_json", "write_model_record"]
+__all__ = ["script_config", "write_configs", "write_json", "write_model_record"]
 
 INFERENCE = "inference.json"
 # Of a run's config: where and how it ran, on how many processes, and what overlays are put on. Not what was trained.
@@ -25,6 +25,11 @@ CHOICES = {"demo", "protocol", "settings", "cuts"}
 """What a run has chosen from: its choice is written in instead."""
 OVERLAYS = ("evaluate.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "svcca.json")
 """Strategies and backbones are left out, as they give another network than the packed weights are of."""
+LOADERS = {"LoadImaged", "ttl_monai.data.LoadPaird"}
+PLAIN = ("strategy", "task", "class_names", "threshold", "axis", "mask_bits", "pooling", "spatial_size")
+"""Of a model's record: what expressions of `SCRIPTED` use, and what a reader of the file may want to know."""
+SCRIPTED = ("device", "overlapping", "batch_size", "overlap", "inferer", "postprocessing")
+"""Of inference.json: what runs a network that is there already, on images that are loaded."""
 _CHOSEN = re.compile(r"\$@settings\['(\w+)'\]")
 
 
@@ -55,6 +60,38 @@ def write_configs(run: FinishedRun, folder: Path, package: str) -> None:
             packed["code"] = code_item(package)
         write_json(folder / "configs" / name, packed)
     (folder / "configs" / "logging.conf").write_bytes((run.bundle / "configs" / "logging.conf").read_bytes())
+
+
+def script_config(run: FinishedRun, package: str) -> dict[str, Any]:
+    """inference.json within `model.ts`, for a program that has this one file: no part of it is elsewhere.
+
+    As MONAI Deploy's `MonaiBundleInferenceOperator` reads it: `ConfigParser` on `extra/inference.json` and
+    `extra/metadata.json` of the archive, without a workflow; `device` and `inferer`; `preprocessing` and
+    `postprocessing`, each a `Compose` of dictionary transforms. The operator hands over images that are loaded, and
+    drops transforms called LoadImage or SaveImage: there are none here. Source: monai-deploy-app-sdk,
+    monai/deploy/operators/monai_bundle_inference_operator.py, `get_bundle_config`, `_init_config` and `compute`.
+
+    Args:
+        run: what is packed.
+        package: name of the code's folder in the bundle. Targets of ours, such as the square crop and the inferer of
+            series, are found where that folder lies on the path.
+
+    Returns:
+        The content of the file.
+    """
+    source = json.loads((run.bundle / "configs" / INFERENCE).read_text("utf-8"))
+    preprocessing = {**run.spec["preprocessing"]}
+    # Of series, the bundle says what follows on the preprocessing of the run, which is its first part there.
+    _, *further = source["preprocessing"]["transforms"] if isinstance(source["preprocessing"], dict) else [None]
+    loaded = [each for each in preprocessing["transforms"] if each["_target_"] not in LOADERS]
+    config = {
+        "_desc_": "For images that are loaded as the readers of the bundle do, by programs that have this file alone.",
+        "spec": {name: run.spec[name] for name in PLAIN},
+        **{name: source[name] for name in SCRIPTED if name in source},
+        "preprocessing": {**preprocessing, "transforms": [*loaded, *further]},
+    }
+    packed: dict[str, Any] = to_packed(config, package, in_config=False)
+    return packed
 
 
 def write_model_record(run: FinishedRun, folder: Path, package: str) -> None:

@@ -64,7 +64,7 @@ class MaskedImages:
         item = self.items[index]
         where = name_pair(item["image"], item["label"])
         image = self._load({"image": item["image"]})["image"]
-        values = read_mask(item["label"], item["image"])
+        values = read_mask(item["label"], item["image"], overlapping=True)
         check_geometry(image.shape[1:], values.shape, where)
         bits = list(self.structures.values())
         masks = torch.from_numpy(to_classes(values, len(bits), bits=bits, where=where)).float()

@@ -12,6 +12,7 @@ from ttl_monai.engines.experiments.comparison import Comparison, candidate_point
 from ttl_monai.engines.search.ledger import Ledger
 from ttl_monai.engines.search.space import Space
 from ttl_monai.reports.by_cut import curves_of, plot_by_cut
+from ttl_monai.reports.experiment_docs import POOLING_KINDS
 
 FLATTENED = "flattened"
 _FLAT = {"network_def#head": "flatten"}
@@ -73,7 +74,7 @@ class Pooling(Comparison):
             return None
         table = self.table(self._plan, pairs=self._pairs)
         file = "figures/pooling.png"
-        curves = curves_of(table["rows"], {"pooled to 1x1": "", "flattened": f", {FLATTENED}"})
+        curves = curves_of(table["rows"], POOLING_KINDS)
         plot_by_cut(curves, self.output_dir / file, title=f"{table['dataset']}, {table['backbone']}")
         figure = {
             "file": file,

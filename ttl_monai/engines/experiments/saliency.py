@@ -32,6 +32,7 @@ from ttl_monai.engines.search.space import quiet
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.networks import SALIENCY_METHODS, TransferClassifier, evidence, fit_map
 from ttl_monai.reports import plot_localisation, plot_maps, plot_randomised
+from ttl_monai.reports.experiment_docs import shares_of
 
 _CAMS = ("gradcam", "gradcam++")
 _METHOD = "bootstrap over patients (percentile), paired by image, maps at equal size"
@@ -215,10 +216,7 @@ class Saliency(Comparison):
         self, names: Sequence[str], rows: Sequence[Mapping[str, Any]], areas: Mapping[str, float]
     ) -> list[dict[str, str]]:
         figures = []
-        shares = {
-            method: {name: [_triple(row, f"{method}_{name}_share") for row in rows] for name in self.structures}
-            for method in self.methods
-        }
+        shares = shares_of(rows, self.methods, list(self.structures))
         plot_localisation(shares, areas, names, self.output_dir / "localisation.png")
         figures.append(
             {
@@ -266,12 +264,6 @@ class Saliency(Comparison):
             "alt": f"{method} of {', '.join(networks)} over {len(batch)} images with the outlines of the masks.",
             "caption": f"{method}, each map brought to the size of the coarsest one, then divided by its maximum.",
         }
-
-
-def _triple(row: Mapping[str, Any], key: str) -> tuple[float, float, float]:
-    mean = row["metrics"][key]
-    low, high = row["intervals"][key] or (mean, mean)
-    return tuple(math.nan if each is None else float(each) for each in (mean, low, high))  # type: ignore[return-value]
 
 
 def _known(rows: Sequence[Mapping[str, Any]], structure: str) -> int:

@@ -1,6 +1,7 @@
 """Experiments from the command line: one small one in the quick suite, and the demo of each."""
 
 import json
+import logging
 import re
 
 import pytest
@@ -25,8 +26,26 @@ def finished(tmp_path_factory):
         data = ["--dataset_dir", str(listed.parent), "--datalist", str(listed), "--seeds", "0", "--out", str(out)]
         return main(["experiment", "strategies", *data, "--rows", *rows, "--set", *settings, *words])
 
+    said = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append((record.name, record.getMessage()))
+    logging.getLogger().addHandler(listener)
     assert run() == 0
+    logging.getLogger().removeHandler(listener)
+    (folder / "said.json").write_text(json.dumps(said))
     return out, run
+
+
+def test_it_says_one_line_a_cell_and_one_an_epoch(finished):
+    said = json.loads((finished[0].parent / "said.json").read_text())
+    epochs = [text for name, text in said if name == "ttl_monai.handlers.record.epochs"]
+    assert len(epochs) == 2
+    line = r"  epoch 1 of 1: train_loss \d\.\d{4}, val_auprc (0\.\d{4}|1\.0000) \(best \1, epoch 1\), \d+ s"
+    assert all(re.fullmatch(line, text) for text in epochs)
+    assert not [name for name, _ in said if name.startswith(("ignite", "ttl_monai.networks", "ttl_monai.validation"))]
+    for name in ("ignite", "ttl_monai", "ttl_monai.validation"):  # left as they were
+        assert not logging.getLogger(name).filters
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 def test_the_results_have_what_readers_of_them_need(finished):

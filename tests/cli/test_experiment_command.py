@@ -43,7 +43,7 @@ def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
 def test_places_in_settings_are_named_by_their_last_part(tmp_path):
     runs = f"runs={{'FTL': '{tmp_path}/a/ftl_none_0', 'TTL:b': '{tmp_path}/ttl_b_0'}}"
     arguments = parse("saliency", "--demo", "--out", "x", "--set", f"mask_dir={tmp_path}/lungs", runs, "pictures=0")
-    assert shlex.split(command_line(arguments))[3:] == [
+    assert shlex.split(command_line(arguments))[4:] == [
         *("--set", "mask_dir=DATA/lungs", "runs={'FTL': 'RUNS/ftl_none_0', 'TTL:b': 'RUNS/ttl_b_0'}", "pictures=0"),
         *("--out", "OUT"),
     ]

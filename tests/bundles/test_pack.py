@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,20 @@ def test_a_packed_bundle_has_no_findings_and_what_it_needs(name, pack_once):
     assert list(pred["pred"]["channel_def"].values()) == spec["class_names"]
     assert {"pytorch-ignite", "timm", "fire"} <= set(metadata["required_packages_version"])
     assert metadata["eval_metrics"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_place_of_the_author_is_in_a_packed_bundle(name, pack_once, request):
+    run, done = pack_once(name)
+    data = request.getfixturevalue(TINY_DATA[name]).parent
+    places = [BUNDLES.parent, Path(torch.__file__).parents[1], run, data, done.folder]
+    for path in filter(Path.is_file, done.folder.rglob("*")):
+        contents = [path.read_bytes()]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                contents += map(archive.read, archive.namelist())
+        for content in contents:
+            assert not [place for place in places if str(place).encode() in content], path.name
 
 
 def test_only_the_code_that_configs_need_is_carried(pack_once):

@@ -1,13 +1,18 @@
 import json
 import math
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from monai.data import load_net_with_metadata
 from torch import nn
 
-from ttl_monai.deploy.pack.exports import write_exports, write_onnx, write_torchscript
+from ttl_monai.deploy.export import ExportedNetwork
+from ttl_monai.deploy.pack.exports import write_exports
+
+CONTENTS = {"metadata": {"name": "x"}, "config": {"device": "cpu"}, "description": {"class_names": ["a", "b"]}}
 
 
 @pytest.fixture
@@ -31,32 +36,41 @@ class Drifting(nn.Module):
 
 
 def test_torchscript_has_monai_s_extra_files(network, tmp_path):
-    path = tmp_path / "model.ts"
+    differences = write_exports(("torchscript",), network, torch.zeros(2, 1, 8, 8), tmp_path, **CONTENTS)
+    assert differences.keys() == {"models/model.ts"}
+    assert differences["models/model.ts"] <= 1e-6
+    path = str(tmp_path / "model.ts")
+    loaded, metadata, extra = load_net_with_metadata(path, more_extra_files=["inference.json"])
     image = torch.rand(2, 1, 8, 8)
-    contents = {"metadata": {"name": "x"}, "config": {"device": "cpu"}}
-    assert write_torchscript(network, image, path, **contents) <= 1e-6
-    loaded, metadata, extra = load_net_with_metadata(str(path), more_extra_files=["inference.json"])
     torch.testing.assert_close(loaded(image), network(image))
     assert metadata["name"] == "x"
     assert json.loads(extra["inference.json"]) == {"device": "cpu"}
 
 
+def test_onnx_says_what_it_is_and_takes_any_number_of_images(network, tmp_path):
+    pytest.importorskip("onnxruntime")
+    write_exports(("onnx",), network, torch.zeros(2, 1, 8, 8), tmp_path, **CONTENTS)
+    exported, image = ExportedNetwork(tmp_path / "model.onnx"), torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(exported(image), network(image), atol=1e-5, rtol=0)
+    assert exported.metadata == CONTENTS["description"]
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_no_place_of_this_machine_stands_in_the_files(network, tmp_path):
+    pytest.importorskip("onnxruntime")
+    write_exports(("torchscript", "onnx"), network, torch.zeros(2, 1, 8, 8), tmp_path, **CONTENTS)
+    with zipfile.ZipFile(tmp_path / "model.ts") as archive:
+        content = b"".join(map(archive.read, archive.namelist())) + (tmp_path / "model.onnx").read_bytes()
+    assert b"conv" in content.lower()  # the content was read
+    for place in (Path(__file__).parents[3], Path(torch.__file__).parents[1], tmp_path):
+        assert str(place).encode() not in content
+
+
 @pytest.mark.parametrize("step", [0.01, math.nan])
 def test_an_export_that_differs_is_refused(step, tmp_path):
-    with pytest.raises(ValueError, match=r"model\.ts gives other outputs than PyTorch: by .*, at most 0\.0001"):
-        write_torchscript(Drifting(step).eval(), torch.rand(2, 4), tmp_path / "model.ts", metadata={}, config={})
-
-
-def test_onnx_takes_any_number_of_images(network, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "model.onnx"
-    assert write_onnx(network, torch.rand(2, 1, 8, 8), path) <= 1e-6
-    session = onnxruntime.InferenceSession(path)
-    assert [each.name for each in session.get_inputs()] == ["image"]
-    image = torch.rand(5, 1, 8, 8)
-    found = torch.from_numpy(session.run(["pred"], {"image": image.numpy()})[0])
-    torch.testing.assert_close(found, network(image), atol=1e-5, rtol=0)
-    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+    expected = r"torchscript could not be made \(the file's outputs differ .* by .*, expected at most 0\.0001\); leave"
+    with pytest.raises(ValueError, match=expected):
+        write_exports(("torchscript", "onnx"), Drifting(step).eval(), torch.zeros(2, 4), tmp_path, **CONTENTS)
 
 
 class Unscriptable(nn.Module):
@@ -67,16 +81,12 @@ class Unscriptable(nn.Module):
 
 
 def test_a_form_that_cannot_be_made_names_the_way_out(tmp_path):
-    settings = {"metadata": {}, "config": {}}
     with pytest.raises(ValueError, match=r"torchscript could not be made \(.+\); leave it out by --exports onnx"):
-        write_exports(("torchscript", "onnx"), Unscriptable(), torch.rand(2, 4), tmp_path, **settings)
+        write_exports(("torchscript", "onnx"), Unscriptable(), torch.zeros(2, 4), tmp_path, **CONTENTS)
 
 
 def test_a_missing_package_names_the_way_out(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        ValueError, match=r"onnx could not be made \(.*onnxruntime.*\); leave it out by --exports torch"
-    ):
-        write_exports(
-            ("torchscript", "onnx"), network, torch.rand(2, 1, 8, 8), tmp_path, metadata={}, config={"device": "cpu"}
-        )
+    expected = r"onnx could not be made \(.*onnxruntime: pip install .*\); leave it out by --exports torchscript"
+    with pytest.raises(ValueError, match=expected):
+        write_exports(("torchscript", "onnx"), network, torch.zeros(2, 1, 8, 8), tmp_path, **CONTENTS)

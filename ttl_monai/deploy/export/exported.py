@@ -13,6 +13,11 @@ from torch import nn
 
 from ttl_monai.deploy.export.forms import INPUT, METADATA_FILE, RT_INFO, require
 
+__all__ = ["TOLERANCE", "ExportedNetwork", "compare_outputs"]
+
+TOLERANCE = 1e-4
+"""The largest difference of an exported file's outputs in float32 to PyTorch's, absolute."""
+BATCHES = (1, 3)
 Runner = Callable[[np.ndarray], np.ndarray]
 
 
@@ -49,6 +54,36 @@ class ExportedNetwork(nn.Module):
         """Images (B, C, ...) in [0, 1] -> outputs, on the device of the images."""
         array = image.detach().as_subclass(torch.Tensor).to("cpu", torch.float32).contiguous().numpy()
         return torch.from_numpy(self._run(array)).to(image.device)
+
+
+def compare_outputs(network: nn.Module, path: Path, example: torch.Tensor) -> dict[str, float]:
+    """Compare an exported file with its network, on made images in batches of two sizes.
+
+    Args:
+        network: in evaluation mode, on the CPU; images (B, C, ...) in [0, 1] -> outputs.
+        path: the file.
+        example: (B, C, ...), for the shape.
+
+    Returns:
+        Size of the batch -> largest difference.
+
+    Raises:
+        ValueError: other shapes, or a difference above `TOLERANCE`; or see `ExportedNetwork`.
+    """
+    exported, generator = ExportedNetwork(path), torch.Generator().manual_seed(0)
+    differences = {}
+    for batch in BATCHES:
+        image = torch.rand(batch, *example.shape[1:], generator=generator)
+        with torch.no_grad():
+            expected = network(image)
+        got = exported(image)
+        if got.shape != expected.shape:
+            raise ValueError(f"the file gives {tuple(got.shape)} for a batch of {batch}, not {tuple(expected.shape)}")
+        differences[str(batch)] = float((got - expected).abs().max())
+    worst = max(differences.values(), key=lambda value: (value != value, value))  # a NaN is the worst
+    if not worst <= TOLERANCE:
+        raise ValueError(f"the file's outputs differ from the network's by {worst:.2g}, expected at most {TOLERANCE:g}")
+    return differences
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[Runner, dict[str, Any]]:

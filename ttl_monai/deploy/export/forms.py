@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.jit.frontend import FrontendError
 
 from ttl_monai.engines.search.space import quiet
 
@@ -35,7 +36,14 @@ def require(name: str) -> Any:
         raise ValueError(f"this export needs {name.partition('.')[0]}: pip install 'ttl-monai[export]'") from error
 
 
-def write_form(network: nn.Module, example: torch.Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
+def write_form(
+    network: nn.Module,
+    example: torch.Tensor,
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
     """Write a network in the form that the suffix names, for batches of any size.
 
     What the exporters note of this machine (places of source files in traces) is left out.
@@ -45,15 +53,22 @@ def write_form(network: nn.Module, example: torch.Tensor, path: Path, metadata: 
         example: at least two images, (B, C, ...); the file takes images of this size.
         path: the file.
         metadata: JSON values by name, written into the file.
+        beside: of TorchScript, further JSON files in it by name, as MONAI puts inference.json there.
 
     Raises:
-        ValueError: the suffix is that of no form, or a package is missing.
+        ValueError: the suffix is that of no form, a package is missing, `beside` for another form, or
+            TorchScript cannot express the network.
     """
-    writers = {".onnx": _write_onnx, ".xml": _write_openvino, ".ts": _write_torchscript, ".pt2": _write_pt2}
-    if path.suffix not in writers:
-        raise ValueError(f"expected a file that ends in {', '.join(writers)}, got {path.name}")
+    writers = {".onnx": _write_onnx, ".xml": _write_openvino, ".pt2": _write_pt2}
+    if path.suffix not in FORMS.values():
+        raise ValueError(f"expected a file that ends in {', '.join(FORMS.values())}, got {path.name}")
+    if beside and path.suffix != ".ts":
+        raise ValueError(f"only TorchScript (.ts) has room for further files, got {path.name}")
     with _less_noise():
-        writers[path.suffix](network, example, path, metadata)
+        if path.suffix == ".ts":
+            _write_torchscript(network, path, {METADATA_FILE: metadata, **(beside or {})})
+        else:
+            writers[path.suffix](network, example, path, metadata)
 
 
 @contextmanager
@@ -128,11 +143,14 @@ def _write_openvino(network: nn.Module, example: torch.Tensor, path: Path, metad
         between.unlink(missing_ok=True)
 
 
-def _write_torchscript(network: nn.Module, example: torch.Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
+def _write_torchscript(network: nn.Module, path: Path, files: Mapping[str, Any]) -> None:
     whole = path.with_suffix(".tmp")
+    extra = {name: json.dumps(content) for name, content in files.items()}
     try:
-        torch.jit.save(torch.jit.script(network), whole, _extra_files={METADATA_FILE: json.dumps(metadata)})
+        torch.jit.save(torch.jit.script(network), whole, _extra_files=extra)
         _copy_records(whole, path, lambda name: not name.endswith(".debug_pkl"))
+    except FrontendError as error:  # its further lines quote the source
+        raise ValueError(f"TorchScript has no words for this network: {str(error).splitlines()[0]}") from error
     finally:
         whole.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ttl_monai.deploy.export.description import describe
-from ttl_monai.deploy.export.exported import ExportedNetwork
+from ttl_monai.deploy.export.exported import TOLERANCE, ExportedNetwork, compare_outputs
 from ttl_monai.deploy.export.forms import FORMS, onnx_model, save_onnx, save_openvino, write_form
 from ttl_monai.deploy.export.quantise import quantise
 from ttl_monai.deploy.export.run_images import RunImages
@@ -24,8 +24,6 @@ from ttl_monai.files import file_sha256, write_atomically
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-4  # of outputs in float32, absolute
-BATCHES = (1, 3)
 _INT8_FORMS = ("onnx", "openvino")
 
 
@@ -104,7 +102,10 @@ def export_run(
             verified["calibration"] = {"training_images": calibration_images, "data": data.name}
         else:
             write_form(network, example, made, metadata)
-            verified = _compare_outputs(network, made, example)
+            try:
+                verified = {"max_difference": compare_outputs(network, made, example), "tolerance": TOLERANCE}
+            except ValueError as error:
+                raise ValueError(f"{error}; nothing was written. Take another --to") from None
         return _keep(made, path, metadata, verified)
 
 
@@ -116,27 +117,6 @@ def _save_int8(model: Any, path: Path, metadata: Mapping[str, Any]) -> None:
     save_onnx(model, between, {})
     save_openvino(between, path, metadata)
     between.unlink()
-
-
-def _compare_outputs(network: nn.Module, path: Path, example: torch.Tensor) -> dict[str, Any]:
-    """Largest difference for made images, by the size of the batch; an error above `TOLERANCE`."""
-    exported, generator = ExportedNetwork(path), torch.Generator().manual_seed(0)
-    differences = {}
-    for batch in BATCHES:
-        image = torch.rand(batch, *example.shape[1:], generator=generator)
-        with torch.no_grad():
-            expected = network(image)
-        got = exported(image)
-        if got.shape != expected.shape:
-            raise ValueError(f"the file gives {tuple(got.shape)} for a batch of {batch}, not {tuple(expected.shape)}")
-        differences[str(batch)] = float((got - expected).abs().max())
-    worst = max(differences.values(), key=lambda value: (value != value, value))  # a NaN is the worst
-    if not worst <= TOLERANCE:
-        raise ValueError(
-            f"the file's outputs differ from the network's by {worst:.2g}, expected at most {TOLERANCE:g}; nothing was "
-            "written. Take another --to"
-        )
-    return {"max_difference": differences, "tolerance": TOLERANCE}
 
 
 def _compare_metrics(network: nn.Module, path: Path, images: RunImages, max_drop: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from ttl_monai.deploy.export import describe
 from ttl_monai.deploy.fetch import BundleRefused
 from ttl_monai.deploy.lint import lint_bundle
 from ttl_monai.deploy.manifest import is_plain_path, list_files, write_manifest
@@ -138,10 +139,10 @@ def _write_models(
     network = build_network(run.folder)
     (models / "model.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
     image = metadata["network_data_format"]["inputs"]["image"]
-    seed = torch.Generator().manual_seed(0)
-    example = torch.rand(2, image["num_channels"], *image["spatial_shape"], generator=seed)
+    example = torch.zeros(2, image["num_channels"], *image["spatial_shape"])
     config = script_config(run, package)
-    return write_exports(exports, network, example, models, metadata=metadata, config=config)
+    description = describe(run.spec, {"_meta_": metadata}, network, precision="float32")
+    return write_exports(exports, network, example, models, metadata=metadata, config=config, description=description)
 
 
 def _zip(folder: Path, path: Path) -> Path:

@@ -35,19 +35,19 @@ def provenance_section(inputs: Inputs) -> Section:
     blocks: list[str | Table] = []
     if inputs.runs:
         heads = ["run", "seed", "network", "weights", "image size", "device", "data (SHA-256)", "model (SHA-256)"]
-        made = [_run_line(run) for run in inputs.runs]
-        blocks.append(Table("Runs", heads, made, text=len(heads), notes=_seeds(inputs)))
+        rows = [_run_line(run) for run in inputs.runs]
+        blocks.append(Table("Runs", heads, rows, text=len(heads), notes=_seeds(inputs)))
     versions = [run.record.get("versions") or {} for run in inputs.runs]
     versions += [content["versions"] for _, content in inputs.experiments if content.get("versions")]
     names = list(dict.fromkeys(name for each in versions for name in each))
     if names:
         known = {name: dict.fromkeys(str(each[name]) for each in versions if name in each) for name in names}
-        lines = [[name, ", ".join(found)] for name, found in known.items()]
-        blocks.append(Table("Versions", ["package", "version"], lines, text=2))
+        rows = [[name, ", ".join(found)] for name, found in known.items()]
+        blocks.append(Table("Versions", ["package", "version"], rows, text=2))
     commands = [[content.get("experiment") or "results", content.get("command")] for _, content in inputs.experiments]
     commands += [[str(table.get("dataset")), table.get("command")] for table in inputs.tables]
     commands += [[search_title(each), line] for each in inputs.searches for line in command_lines(each)]
-    rows = list({line: [str(title), without_places(line)] for title, line in commands if line}.values())
+    rows = list({line: [str(title), str(without_places(line))] for title, line in commands if line}.values())
     if rows:
         blocks.append(Table("Commands that repeat it", ["what", "command"], rows, text=2))
     return Section("provenance", "Provenance", blocks)

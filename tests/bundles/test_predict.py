@@ -5,6 +5,7 @@ import json
 import shutil
 import stat
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +131,28 @@ def test_exit_status_and_lists(predict, tmp_path, bundle, exit_code, reason):
     assert all(reason is None or reason in each.reasons[0] for each in results.results)
     again = predict(bundle, tmp_path / "some.json", out=tmp_path / "2")
     assert [each.item.key for each in again.results] == [each.item.key for each in results.results]
+
+
+def test_files_without_permission_are_refused_alone(predict, tmp_path, monkeypatch):
+    tree = tmp_path / CANARY
+    names = ("closed.dcm", "closed", "closed.png")
+    for number, name in enumerate(("open.dcm", *names)):
+        write_xray(tree / name, seed=number)
+    write_scan(tree / "ct", slices=4)[2].rename(tree / "ct/closed.dcm")
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):  # whatever the rights of whoever runs the tests
+        if path.resolve().name in names:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    results = predict("covid_ttl", tree, key_map=tmp_path / "map.json")
+    assert results.exit_code == 2
+    items = by_name(predicted(tmp_path / "out")[0], tmp_path / "map.json")
+    assert items["open.dcm"]["outcome"] == "predicted"
+    assert items["closed"]["reasons"] == ["files: the file cannot be read (PermissionError)"]
+    assert not leaks(tmp_path / "out")
 
 
 def test_what_is_refused_as_a_whole(predict, tmp_path):

@@ -17,13 +17,13 @@ class Server:
 
     def __init__(self, user="", password=""):
         self.instances, self.stored, self.seen, self.fail = [], [], [], []
-        self.user = base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
+        self.wanted = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         self.seen.append((method, path))
-        if self.user and environ.get("HTTP_AUTHORIZATION") != f"Basic {self.user}":
+        if self.wanted and environ.get("HTTP_AUTHORIZATION") != self.wanted:
             return self._answer(start_response, "401 Unauthorized")
         if self.fail:
             return self._answer(start_response, self.fail.pop(0))

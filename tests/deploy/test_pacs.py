@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import threading
 import traceback
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pydicom
@@ -30,7 +31,7 @@ def server(tmp_path):
 
 
 def test_images_of_a_study_come_and_objects_go(server, tmp_path, caplog, capfd):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     with serving(server) as url:
         pacs = Pacs(url, Credentials(user="me", password=SECRET))
         assert pacs.retrieve("1.2.3.77", tmp_path / "in") == 4, "the report stays there"
@@ -82,25 +83,58 @@ def test_what_the_server_refuses(server, tmp_path):
         pacs.retrieve("1.2.3.77", tmp_path / "in")
 
 
-def test_a_certificate_that_nobody_signed_is_refused(tmp_path):
+def test_a_token_is_sent_whatever_logins_the_user_has(server, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.wanted = f"Bearer {SECRET}"
+    with serving(server) as url:
+        assert Pacs(url, Credentials(token=SECRET)).retrieve("1.2.3.77", tmp_path / "in") == 4
+
+
+class LeadsOut(BaseHTTPRequestHandler):
+    """Sends whoever asks to an address without TLS."""
+
+    def do_GET(self):
+        self.send_response(307)
+        self.send_header("Location", "http://127.0.0.1:9/")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving_tls(folder):
+    """A server with a certificate of its own for localhost, in `cert.pem`; gives its address."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    pem = [str(tmp_path / name) for name in ("key.pem", "cert.pem")]
+    command += ["-addext", "subjectAltName=DNS:localhost"]
+    pem = [str(folder / name) for name in ("key.pem", "cert.pem")]
     try:
         subprocess.run([*command, "-keyout", pem[0], "-out", pem[1]], check=True, capture_output=True)
     except FileNotFoundError:
-        pytest.skip("openssl is not installed, so that there is no certificate to refuse")
+        pytest.skip("openssl is not installed, so that there is no certificate")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem[1], pem[0])
-    http = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    http = HTTPServer(("127.0.0.1", 0), LeadsOut)
     http.socket = context.wrap_socket(http.socket, server_side=True)
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     try:
-        with pytest.raises(PacsError, match=r"certificate is not trusted .*attempt 1 of 3"):
-            Pacs(f"https://localhost:{http.server_port}").retrieve("1.2.3", tmp_path / "in")
+        yield f"https://localhost:{http.server_port}"
     finally:
         http.shutdown()
         http.server_close()
+
+
+def test_a_certificate_that_nobody_signed_is_refused(tmp_path):
+    with serving_tls(tmp_path) as url, pytest.raises(PacsError, match=r"certificate is not trusted .*attempt 1 of 3"):
+        Pacs(url).retrieve("1.2.3", tmp_path / "in")
+
+
+def test_nothing_leads_out_of_tls(tmp_path, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "cert.pem"))
+    with serving_tls(tmp_path) as url, pytest.raises(PacsError, match="an address without TLS, attempt 1 of 3"):
+        Pacs(url).retrieve("1.2.3", tmp_path / "in")
 
 
 @pytest.mark.parametrize(

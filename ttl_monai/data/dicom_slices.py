@@ -132,10 +132,10 @@ def read_slices(
     for file in files:
         try:
             found = _slices_of(file)
-        except Refused as refusal:
+        except (Refused, PermissionError) as error:
             if on_refusal is None:
                 raise
-            on_refusal(file, refusal)
+            on_refusal(file, error if isinstance(error, Refused) else Refused("no permission to read it", file))
             continue
         slices += found
         others += not found

@@ -115,13 +115,17 @@ class Pacs:
         import requests
         from dicomweb_client.api import DICOMwebClient
 
-        # The client tells UIDs of studies at several levels; what fails is told by our own errors.
-        logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
+        # They tell addresses with UIDs of studies at several levels; what fails is told by our own errors.
+        for name in ("dicomweb_client", "urllib3"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         session = requests.Session()
         session.verify = True
+        if parts.scheme == "https":
+            del session.adapters["http://"]  # no redirection leads out of TLS
         given = credentials or Credentials()
         if given.token:
-            session.headers["Authorization"] = f"Bearer {given.token}"
+            # As `auth`, because a login of ~/.netrc would take the place of a header.
+            session.auth = partial(_with_token, token=given.token)
         elif given.user:
             session.auth = (given.user, given.password)
         self._client: Any = DICOMwebClient(url.rstrip("/"), session=session, timeout=TIMEOUTS_S, chunk_size=CHUNK)
@@ -192,6 +196,8 @@ class Pacs:
                 reason, again = f"it answered {status}", status in later
             except requests.exceptions.SSLError:
                 reason, again = "its certificate is not trusted (REQUESTS_CA_BUNDLE names a file of others)", False
+            except requests.exceptions.InvalidSchema:
+                reason, again = "it leads to an address without TLS", False
             except requests.RequestException as error:
                 reason, again = f"no answer ({type(error).__name__})", True
             except Exception as error:  # parsers of a damaged answer raise anything, with texts that quote it
@@ -203,6 +209,12 @@ class Pacs:
                 )
             time.sleep(self._wait_s * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
+
+
+def _with_token(request: Any, *, token: str) -> Any:
+    """A request of `requests` with a bearer token."""
+    request.headers["Authorization"] = f"Bearer {token}"
+    return request
 
 
 def _value(entry: Mapping[str, Any], tag: str) -> str:

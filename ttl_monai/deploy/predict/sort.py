@@ -131,9 +131,9 @@ def _read_headers(staged: Iterable[Staged]) -> tuple[dict[Path, Dataset], dict[P
     broken: dict[Path, str] = {}
     others: set[Path] = set()
     for each in staged:
-        if format_of(each.path) != "dicom":
-            continue
         try:
+            if format_of(each.path) != "dicom":
+                continue
             header, _ = open_header(each.path, [*JUDGED_TAGS, *_IDS, "Rows"])
             is_folder = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
             if is_folder or str(header.get("Modality") or "") in NOT_ACQUIRED:
@@ -142,6 +142,8 @@ def _read_headers(staged: Iterable[Staged]) -> tuple[dict[Path, Dataset], dict[P
                 headers[each.path] = header
         except Refused as refusal:
             broken[each.path] = refusal.reason
+        except OSError as error:
+            broken[each.path] = f"the file cannot be read ({type(error).__name__})"
         except Exception as error:  # values that are no numbers or words; the texts may quote them
             broken[each.path] = f"damaged DICOM header ({type(error).__name__})"
     return headers, broken, others
@@ -206,7 +208,7 @@ class _Sorter:
 
     def _item(self, kind: str, form: str, files: list[Path], header: Dataset, uid: str, report: VolumeReport) -> Item:
         text = str(header.get(uid) or "") if uid else ""
-        key = pseudonym(self.key, text or file_sha256(files[0]))[:KEY_DIGITS]
+        key = pseudonym(self.key, text or self._content(files[0]))[:KEY_DIGITS]
         times = self._given[key] = self._given.get(key, 0) + 1
         item = Item(
             key=key if times == 1 else f"{key}-{times}",
@@ -221,6 +223,13 @@ class _Sorter:
         )
         self.found.items.append(item)
         return item
+
+    def _content(self, file: Path) -> str:
+        """The hash of a file's content; of one that cannot be read its place, which is hashed, too."""
+        try:
+            return file_sha256(file)
+        except OSError:
+            return str(self.original[file])
 
     def _pseudonym(self, value: Any) -> str:
         return pseudonym(self.key, str(value))[:KEY_DIGITS] if value else ""

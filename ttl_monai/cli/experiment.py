@@ -170,8 +170,8 @@ def command_line(arguments: argparse.Namespace) -> str:
             continue
         if name == "set":
             # Where prepared images are kept changes nothing in the results.
-            values = [_without_places(each) for each in value if not each.startswith("cache_dir=")]
-            words += ["--set", *map(shlex.quote, values)] if values else []
+            kept = [_without_places(each) for each in value if not each.startswith("cache_dir=")]
+            words += ["--set", *map(shlex.quote, kept)] if kept else []
             continue
         words.append(f"--{name}")
         if name == "sources":  # a path of this machine may follow the name

@@ -59,6 +59,7 @@ def tell(tmp_path_factory):
         shutil.copytree(REPO / "bundles" / bundle, folder / "bundles" / bundle, ignore=ignored)
         study, train, evaluate, *packing, predict, from_server = read_lines(bundle)
         environment = {**os.environ, "PYTHONPATH": str(REPO), "XDG_CONFIG_HOME": str(folder / "config")}
+        environment["PYTHONDONTWRITEBYTECODE"] = ""  # as users have it
 
         def run(line, **variables):
             for name, value in variables.items():

@@ -85,6 +85,7 @@ def test_all_bundles_pass_the_zoo_and_live_in_one_process_without_this_package(p
         metadata = json.loads((folder / "configs/metadata.json").read_text())
         torch.testing.assert_close(torch.tensor(result["output"]), expected_output(run, metadata), atol=1e-5, rtol=0)
         assert result["module"].startswith(f"ttl_monai_{name}_1_2_3_")
+        assert not list(folder.rglob("*.pyc")), "no MANIFEST names them"
         # It went on from the packed weights, and evaluated the packed network.
         record = json.loads((folder / "eval/ttl/run.json").read_text())
         assert record["weights"]["source"] == "model.pt"

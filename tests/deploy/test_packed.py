@@ -1,8 +1,11 @@
+import sys
+
 import pytest
+from monai.bundle import ConfigParser
 
 from ttl_monai.deploy.allowed import load_allowed
 from ttl_monai.deploy.config_check import check_config
-from ttl_monai.deploy.packed import ADDED, ROOMS, code_item, to_packed, to_source
+from ttl_monai.deploy.packed import ADDED, CODE_PATH, ROOMS, code_item, to_packed, to_source
 
 PACKAGE = "ttl_monai_covid_0_1_0_12345678"
 
@@ -36,6 +39,19 @@ def test_configs_are_translated(source, packed):
         assert to_source(packed, [PACKAGE]) == source
 
 
+def test_code_that_was_used_leaves_no_compiled_files(tmp_path, monkeypatch):
+    """`ttl lint` would find them, and `ttl predict` refuse the bundle at the second time."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    package = tmp_path / "ttl_monai_once"
+    package.mkdir()
+    (package / "__init__.py").write_text("def room(name):\n    return name\n")
+    parser = ConfigParser({"imports": ["$import sys"], "bundle_root": str(tmp_path), "code": code_item(package.name)})
+    parser.get_parsed_content("imports")
+    assert parser.get_parsed_content("code#networks") == "networks"
+    assert [path.name for path in package.iterdir()] == ["__init__.py"]
+
+
 def test_a_record_requires_nothing():
     assert to_packed({"_target_": "ttl_monai.data.X"}, PACKAGE, in_config=False) == {"_target_": f"{PACKAGE}.data.X"}
 
@@ -55,7 +71,7 @@ def test_what_packing_adds_is_allowed():
     [
         ({"code": {**code_item(PACKAGE), "path": "$sys.path.insert(0, '/tmp')"}}, {PACKAGE}),
         ({"code": {**code_item(PACKAGE), "path": "$sys.path.append('evil')"}}, {PACKAGE}),
-        ({"code": {**code_item(PACKAGE), "path": "$sys.path.append(@bundle_root) or exit()"}}, {PACKAGE}),
+        ({"code": {**code_item(PACKAGE), "path": f"{CODE_PATH} or exit()"}}, {PACKAGE}),
         ({"code": code_item("os")}, {PACKAGE}),
         ({"code": code_item("ttl_monai_other_0_1_0")}, {PACKAGE}),
         ({"code": code_item(PACKAGE)}, set()),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ADDED", "EXPORTS", "VENDORED", "code_item", "to_packed", "to_source"]
+__all__ = ["ADDED", "CODE_PATH", "EXPORTS", "VENDORED", "code_item", "to_packed", "to_source"]
 
 VENDORED = re.compile(r"ttl_monai_[a-z0-9_]+")
 """How `ttl pack` calls the code that a bundle carries: a name of its own, so that two bundles live in one process."""
@@ -14,6 +14,8 @@ EXPORTS = ("torchscript", "onnx")
 """The exported forms that a packed bundle may have."""
 ROOMS = ("engines", "handlers", "networks")
 """What source configs import under these names, and expressions use."""
+CODE_PATH = "$setattr(sys, 'dont_write_bytecode', True) or sys.path.append(@bundle_root)"
+"""Finds the code of a bundle. Python would leave compiled files beside it, which no MANIFEST names."""
 _OURS = re.compile(r"^ttl_monai(?=(\.\w+)+$)")
 # `engines.` as a name of Python, not `monai.handlers.` and not an id.
 _BY_IMPORT = re.compile(rf"(?<![\w.@#])({'|'.join(ROOMS)})\.(?=\w)")
@@ -32,7 +34,7 @@ def code_item(package: str) -> dict[str, Any]:
         `initialize`, and not at all for `monai.bundle.load`.
     """
     rooms = {name: {"_target_": f"{package}.room", "_requires_": "@code#path", "name": name} for name in ROOMS}
-    return {"path": "$sys.path.append(@bundle_root)", **rooms}
+    return {"path": CODE_PATH, **rooms}
 
 
 # What packing writes into configs besides what the source bundles say, by the name of the file.

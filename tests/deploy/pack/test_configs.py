@@ -9,6 +9,7 @@ from ttl_monai.deploy.pack.card import write_large_files
 from ttl_monai.deploy.pack.configs import write_configs, write_model_record
 from ttl_monai.deploy.pack.metadata import packed_metadata
 from ttl_monai.deploy.pack.run import FinishedRun
+from ttl_monai.deploy.packed import CODE_PATH
 
 BUNDLES = Path(__file__).resolve().parents[3] / "bundles"
 PACKAGE = "ttl_monai_x_0_1_0_12345678"
@@ -85,7 +86,7 @@ def test_overlays_of_data_are_written_in_and_those_of_processes_are_not(packed):
 def test_entries_find_the_code_and_the_packed_model(packed):
     files = packed()
     for name in ("train.json", "inference.json"):
-        assert files[name]["code"]["path"] == "$sys.path.append(@bundle_root)"
+        assert files[name]["code"]["path"] == CODE_PATH
         assert not [each for each in files[name]["imports"] if "ttl_monai" in each]
     assert files["inference.json"]["run_dir"] == files["evaluate.json"]["run_dir"] == "$@bundle_root + '/models'"
     steps = files["train.json"]["run"]

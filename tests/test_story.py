@@ -1,6 +1,8 @@
 """The way of README, from a training to the archive: its lines are run as they stand there, but with small settings."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from PIL import Image
 from tests.bundles.predict_inputs import write_xray
 from tests.bundles.test_predict_dicom import check_valid
 from tests.orthanc import PASSWORD, USER, client_of, running_orthanc
+from ttl_monai.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -58,27 +61,31 @@ def tell(tmp_path_factory):
         ignored = shutil.ignore_patterns("eval", "cache", "data", "models")
         shutil.copytree(REPO / "bundles" / bundle, folder / "bundles" / bundle, ignore=ignored)
         study, train, evaluate, *packing, predict, from_server = read_lines(bundle)
-        environment = {**os.environ, "PYTHONPATH": str(REPO), "XDG_CONFIG_HOME": str(folder / "config")}
-        environment["PYTHONDONTWRITEBYTECODE"] = ""  # as users have it
-
-        def run(line, **variables):
-            for name, value in variables.items():
-                line = line.replace(f"${name}", str(value))
-            words = shlex.split(line)
-            program = {"python": [sys.executable], "ttl": [sys.executable, "-m", "ttl_monai.cli"]}[words[0]]
-            command = [program[0], "-W", "ignore", *program[1:], *words[1:]]
-            done = subprocess.run(command, cwd=folder, env={**environment}, capture_output=True, text=True, timeout=900)
-            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-            return done.stdout
-
-        run(f"{train} {SMALL[bundle]}")
-        run(evaluate)
-        printed = [run(line) for line in packing]
+        for line in (f"{train} {SMALL[bundle]}", evaluate):
+            run_monai(folder, line)
+        printed = [run_ttl(folder, line) for line in packing]
         source = Path(folder, study.partition("=")[2]) if bundle == "ctpa_ttl" else make_xray(folder, bundle)
-        printed.append(run(predict, STUDY=source))
-        return SimpleNamespace(folder=folder, run=run, study=source, printed=printed, from_server=from_server)
+        printed.append(run_ttl(folder, predict.replace("$STUDY", str(source))))
+        return SimpleNamespace(folder=folder, study=source, printed=printed, from_server=from_server)
 
     return story
+
+
+def run_monai(folder, line):
+    """Run a line that begins with `python -m`, from a folder, with this checkout."""
+    command = [sys.executable, "-W", "ignore", *shlex.split(line)[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def run_ttl(folder, line):
+    """Run a line that begins with `ttl` in this process, from a folder; gives what it prints."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))  # of the site key
+        assert main(shlex.split(line)[1:]) == 0, printed.getvalue()
+    return printed.getvalue()
 
 
 def make_xray(folder, bundle):
@@ -130,7 +137,8 @@ def test_to_orthanc_and_back(bundle, tell, tmp_path):
         credentials = tmp_path / "credentials"
         credentials.write_text(f"TTL_DICOMWEB_USER={USER}\nTTL_DICOMWEB_PASSWORD={PASSWORD}\n")
         credentials.chmod(0o600)
-        printed = story.run(f"{line} --credentials {credentials}", UID=uid)
+        line = line.replace("$UID", uid)
+        printed = run_ttl(story.folder, f"{line} --credentials {credentials}")
         assert "1 predicted, 0 refused" in printed
         assert uid not in printed
         found = client.search_for_series(uid, fields=["Modality"])

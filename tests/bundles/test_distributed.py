@@ -54,7 +54,7 @@ def torchrun(folder, configs, overrides, out="-"):
 @pytest.mark.parametrize(
     ("bundle", "cut", "images", "table"),
     [
-        ("covid_ttl", "blocks.1", 7, "predictions.csv"),
+        pytest.param("covid_ttl", "blocks.1", 7, "predictions.csv", marks=pytest.mark.slow),
         pytest.param("ctpa_ttl", "layer1", 4, "predictions.csv", marks=pytest.mark.slow),
         pytest.param("unet_ttl", "blocks.1", 3, "masks.csv", marks=pytest.mark.slow),
     ],

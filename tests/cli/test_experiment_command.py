@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
         "ttl experiment interdomain --dataset_dir DATA/t --datalist 'LISTS/a b.json' --source_dir DATA/chexpert "
         "--sources full=LISTS/full.json low=LISTS/low.json --out OUT"
     )
+
+
+def test_places_in_settings_are_named_by_their_last_part(tmp_path):
+    runs = f"runs={{'FTL': '{tmp_path}/a/ftl_none_0', 'TTL:b': '{tmp_path}/ttl_b_0'}}"
+    arguments = parse("saliency", "--demo", "--out", "x", "--set", f"mask_dir={tmp_path}/lungs", runs, "pictures=0")
+    assert shlex.split(command_line(arguments))[4:] == [
+        *("--set", "mask_dir=DATA/lungs", "runs={'FTL': 'RUNS/ftl_none_0', 'TTL:b': 'RUNS/ttl_b_0'}", "pictures=0"),
+        *("--out", "OUT"),
+    ]
 
 
 def test_settings_go_to_the_experiment_where_it_has_them_and_to_the_training_else(tmp_path):

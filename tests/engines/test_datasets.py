@@ -1,6 +1,9 @@
 import hashlib
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.conftest import made_volume, write_series
 from ttl_monai.engines import inference_items
@@ -27,6 +30,15 @@ def test_names_are_relative_to_the_folder_on_request(tmp_path):
     (tmp_path / "sub/a.png").write_bytes(b"x")
     assert inference_items(str(tmp_path), "", file_names=True)[0]["image_id"] == "sub/a.png"
     assert inference_items(str(tmp_path / "sub/a.png"), "", file_names=True)[0]["image_id"] == "a.png"
+
+
+def test_files_of_equal_content_are_one_item_unless_they_are_named(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name, shade in (("a", 3), ("b", 3), ("c", 4)):
+        Image.fromarray(np.full((8, 8), shade, np.uint8)).save(tmp_path / f"{name}.png")
+    assert [Path(item["image"]).name for item in inference_items(str(tmp_path), "")] == ["a.png", "c.png"]
+    assert "1 images repeat the content of another" in caplog.text
+    assert len(inference_items(str(tmp_path), "", file_names=True)) == 3
 
 
 def test_slices_of_a_scan_are_one_item_on_request(tmp_path):

@@ -137,9 +137,15 @@ def make_experiment(folder):
         each["intervals"] = {"gradcam_lungs_share": [0.3, 0.6]}
     shares = {**gap, "metric": "gradcam_lungs_share", "mean": 0.1, "n": 20, "method": "bootstrap over patients"}
     table["differences"] += [shares, {**shares, "metric": "gradcam_half_area", "mean": 0.2}]
+    rows[1]["published"] = {**published, "auroc": "0.7", "cut": "layer3.5", "cpu_s": 80.0, "gpu_s": 6.72}
+    rows[1]["published"] |= {"source": "the logs", "differs": "the data; its cut"}
+    table["notes"] = ["A note of the table."]
     make_picture(folder / "figures" / "maps.png")
     figure = {"file": "figures/maps.png", "title": "Maps", "alt": "Maps of four strategies", "caption": "Equal size."}
     content = {"experiment": "strategies", "command": table["command"], "tables": [table], "figures": [figure]}
+    source = {"name": "low", "dataset": "chexpert", "class_names": ["Edema", "Fracture"], "val_auprc": 0.5, "epoch": 3}
+    content["sources"] = [{**source, "epochs": 4, "sha256": "ab" * 32}]
+    content["versions"] = {"monai": "1.6.1"}
     content["masks"] = {"dataset": "masked", "structures": {"lungs": {"area": 0.27, "images": 20}}}
     write_json(folder / "results.json", content)
     return folder

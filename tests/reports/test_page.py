@@ -155,9 +155,49 @@ def test_the_summary_is_made_from_the_numbers(page):
 
 
 def test_published_values_are_marked(page):
-    assert [tag for tag, each in page.elements if each.get("class") == "published"] == ["tr"]
+    assert [tag for tag, each in page.elements if each.get("class") == "published"] == ["tr", "tr"]
     assert "0.853 ± 0.004" in page.text
-    assert "Published beside FTL: supplement, Table 3. Differs: the data." in page.text
+    assert "Published beside FTL: supplement, Table 3. Published beside TTL blocks.2" in page.text
+    assert "TTL blocks.2: the logs, 80 s on the CPU and 6.72 s on the GPU. Differs: its cut." in page.text
+    assert "its cut. Differs in all of these: the data." in page.text
+    assert "A note of the table." in page.text
+
+
+def test_what_an_experiment_alone_knows_is_there(written):
+    tables = json.loads(written.with_suffix(".json").read_text())
+    found = [row for table in tables.values() for row in table["rows"]]
+    assert {"package": "monai", "version": "1.6.1"} in found
+    (source,) = [row for row in found if "source" in row]
+    assert (source["labels"], source["validation AUPRC"], source["epochs"]) == ("Edema, Fracture", "0.500", "4")
+
+
+def test_runs_of_an_experiment_are_told_apart_and_called_the_first_of_several(tmp_path):
+    content = json.loads((made.make_experiment(tmp_path) / "results.json").read_text())
+    table = content["tables"][0]
+    table["rows"] = [{**table["rows"][0], "published": None, "run": "runs/imagenet"}]
+    table["rows"][0]["repeats"] = [{**each, "seed": k} for k, each in enumerate(table["rows"][0]["repeats"])]
+    other = {**table, "weights": "source low", "rows": [{**table["rows"][0], "run": "runs/low"}]}
+    made.write_json(tmp_path / "results.json", {**content, "tables": [table, other]})
+    for name in ("imagenet", "low"):
+        made.make_run(tmp_path / "runs" / name)
+    page = Page(write_report([tmp_path], tmp_path / "r.html"))
+    assert "FTL, from imagenet: AUROC" in page.text
+    assert "FTL, from source low" in page.text
+    assert page.text.count("Of the first of 3 repeats of each row") == 6
+    assert "Seeds of the repeats, of which the first is shown: 0, 1, 2." in page.text
+    assert "The paper's figures at hand have nothing for these rows." in page.text
+
+
+def test_images_of_a_segmentation_are_counted_by_section(tmp_path):
+    folder = made.make_masks_run(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    record["data"] |= {"counts": {"training": {}, "test": {}}, "images": {"training": 31, "test": 20}}
+    made.write_json(folder / "run.json", record)
+    tables = write_report([folder], tmp_path / "r.html", as_json=True).with_suffix(".json").read_text()
+    assert json.loads(tables)["data"]["rows"] == [
+        {"section": "training", "images": "31"},
+        {"section": "test", "images": "20"},
+    ]
 
 
 def test_maps_are_scored_beside_what_an_even_map_gets(written):

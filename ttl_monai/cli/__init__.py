@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, or 2 when the input was refused with one message.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # As the bundles' logging.conf: it says of each dataset that a decoder is lacking which no reader here uses.
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser(argv[:1] if argv[:1] and argv[0] in VERBS else VERBS).parse_args(argv)
     try:

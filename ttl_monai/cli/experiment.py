@@ -169,8 +169,9 @@ def command_line(arguments: argparse.Namespace) -> str:
         if value in (None, []) or name == "only":
             continue
         if name == "set":
-            values = [each for each in value if not _names_a_place(each)]
-            words += ["--set", *map(shlex.quote, values)] if values else []
+            # Where prepared images are kept changes nothing in the results.
+            kept = [_without_places(each) for each in value if not each.startswith("cache_dir=")]
+            words += ["--set", *map(shlex.quote, kept)] if kept else []
             continue
         words.append(f"--{name}")
         if name == "sources":  # a path of this machine may follow the name
@@ -183,9 +184,10 @@ def command_line(arguments: argparse.Namespace) -> str:
     return " ".join([*words, "--out", "OUT"])
 
 
-def _names_a_place(setting: str) -> bool:
-    """Whether a setting is a folder, or a value with a path of this machine in it."""
-    return setting.partition("=")[0].endswith("_dir") or re.search(r"[='\"]\s*/", setting) is not None
+def _without_places(setting: str) -> str:
+    """A setting whose absolute paths are those of data or of runs, by their last name alone."""
+    place = "DATA" if setting.partition("=")[0].endswith("_dir") else "RUNS"
+    return re.sub(r"(?<=[='\"])\s*/[^'\",}\]]*", lambda found: f"{place}/{Path(found[0].strip()).name}", setting)
 
 
 def _places(name: str, paths: list[Path]) -> list[str]:

@@ -90,7 +90,8 @@ def inference_items(
         trained: the `model.json` of the run.
         make: see `open_data`.
         file_names: identify images by their path below `dataset_dir` in the results. Off by default, since names of
-            files and folders often hold those of patients: then by the first 16 hex digits of the content's SHA-256.
+            files and folders often hold those of patients: then by the first 16 hex digits of the content's SHA-256,
+            and of files with equal content the first alone is taken, which the log says.
         series: take the slices of a CT, MR or PET series that lie in one folder as one volume, its path being the
             folder's.
 
@@ -119,13 +120,14 @@ def inference_items(
     if series:
         paths = fold_series(paths)
     base = root.parent if root.is_file() or paths == [root] else root
-    return [
-        {
-            "image": str(path),
-            "image_id": path.relative_to(base).as_posix() if file_names else content_sha256(path)[:16],
-        }
-        for path in paths
-    ]
+    items: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        key = path.relative_to(base).as_posix() if file_names else content_sha256(path)[:16]
+        items.setdefault(key, {"image": str(path), "image_id": key})
+    if len(items) < len(paths):
+        # Named by their content they would overwrite one another's results.
+        logger.info("%d images repeat the content of another and are predicted once.", len(paths) - len(items))
+    return list(items.values())
 
 
 def mask_items(

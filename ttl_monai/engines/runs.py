@@ -63,10 +63,11 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
     data, size = content("data"), content("spatial_size")
     sizes = (size, size) if isinstance(size, int) else tuple(size)
     example = torch.zeros(1, content("in_channels"), *sizes, device=device)
+    images = {section: len(entries) for section, entries in data.entries.items()}
     return {
         "strategy": content("strategy"),
         "seed": content("seed"),
-        "data": {"name": data.name, "sha256": data.sha256, "counts": data.header.get("counts")},
+        "data": {"name": data.name, "sha256": data.sha256, "counts": data.header.get("counts"), "images": images},
         "params": count_params(network),
         "trainable_params": sum(each.numel() for each in network.parameters() if each.requires_grad),
         "macs": count_macs(network, example),

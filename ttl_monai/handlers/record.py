@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from ttl_monai.handlers.files import write_atomically
 from ttl_monai.reports import plot_training_curves
 
 logger = logging.getLogger(__name__)
+# One line an epoch for whoever asks for it by this level; a bundle's own log has MONAI's StatsHandler.
+epochs = logging.getLogger(f"{__name__}.epochs")
 
 PLOT_EVERY_S = 60.0  # a picture takes up to a second: not after each epoch of a short run
 
@@ -137,8 +140,20 @@ class RunRecord:
             }
         )
         self.write("running")
+        if self.rank == 0 and epochs.isEnabledFor(logging.DEBUG):
+            epochs.debug("%s", self._say_epoch(engine.state.max_epochs))
         if time.perf_counter() - self._plotted > PLOT_EVERY_S:
             self._plot()
+
+    def _say_epoch(self, last: int | None) -> str:
+        """The last epoch in one line: its number, loss and key metric, with the best one so far, and its seconds."""
+        row, key = self.history[-1], str(getattr(self.evaluator.state, "key_metric_name", ""))
+        said = [f"  epoch {row['epoch']} of {last}: train_loss {row['train_loss']:.4f}"]
+        scored = [each for each in self.history if math.isfinite(each.get(key, math.nan))]
+        if scored and scored[-1] is row:
+            best = max(scored, key=lambda each: each[key])
+            said.append(f"{key} {row[key]:.4f} (best {best[key]:.4f}, epoch {best['epoch']})")
+        return ", ".join([*said, f"{row['seconds']:.0f} s"])
 
     def _plot(self) -> None:
         if self.rank == 0 and self.history:

@@ -23,7 +23,7 @@ def docs_section(documents: Sequence[Mapping[str, Any]], *, figures: Sequence[st
     """Markdown for a README: a heading, a table of methods, a sentence on agreement and the notes of every search.
 
     Args:
-        documents: contents of `search.json` files that differ in `train_patients`; shown in the given order.
+        documents: contents of `search.json` files that differ in `train_patients` or candidates; shown in this order.
         figures: one link a document to its picture, relative to the README; empty: no pictures.
         level: of the headings, 1 to 6.
 
@@ -42,8 +42,11 @@ def docs_section(documents: Sequence[Mapping[str, Any]], *, figures: Sequence[st
         check_document(document)
     titles = [search_title(document) for document in documents]
     if len(set(titles)) < len(titles):
+        titles = [f"{title}, {len(each['candidates'])} cuts" for title, each in zip(titles, documents, strict=True)]
+    if len(set(titles)) < len(titles):
         raise ValueError(
-            f"the search documents must differ in data set, backbone or train_patients, got {'; '.join(titles)}"
+            f"the search documents must differ in data set, backbone, train_patients or candidates, got "
+            f"{'; '.join(titles)}"
         )
     parts = []
     for number, (title, document) in enumerate(zip(titles, documents, strict=True)):

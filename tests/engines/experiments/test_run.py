@@ -1,6 +1,7 @@
 """Experiments from the command line: one small one in the quick suite, and the demo of each."""
 
 import json
+import logging
 import re
 
 import pytest
@@ -25,8 +26,26 @@ def finished(tmp_path_factory):
         data = ["--dataset_dir", str(listed.parent), "--datalist", str(listed), "--seeds", "0", "--out", str(out)]
         return main(["experiment", "strategies", *data, "--rows", *rows, "--set", *settings, *words])
 
+    said = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append((record.name, record.getMessage()))
+    logging.getLogger().addHandler(listener)
     assert run() == 0
+    logging.getLogger().removeHandler(listener)
+    (folder / "said.json").write_text(json.dumps(said))
     return out, run
+
+
+def test_it_says_one_line_a_cell_and_one_an_epoch(finished):
+    said = json.loads((finished[0].parent / "said.json").read_text())
+    epochs = [text for name, text in said if name == "ttl_monai.handlers.record.epochs"]
+    assert len(epochs) == 2
+    line = r"  epoch 1 of 1: train_loss \d\.\d{4}, val_auprc (0\.\d{4}|1\.0000) \(best \1, epoch 1\), \d+ s"
+    assert all(re.fullmatch(line, text) for text in epochs)
+    assert not [name for name, _ in said if name.startswith(("ignite", "ttl_monai.networks", "ttl_monai.validation"))]
+    for name in ("ignite", "ttl_monai", "ttl_monai.validation"):  # left as they were
+        assert not logging.getLogger(name).filters
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 def test_the_results_have_what_readers_of_them_need(finished):
@@ -142,7 +161,7 @@ def test_the_metrics_change_with_the_seed(tmp_path):
 
 
 @pytest.mark.slow
-def test_pooled_rows_come_from_the_ledger_of_a_search(tmp_path):
+def test_pooled_rows_come_from_the_ledger_of_a_search(tmp_path, capsys):
     listed = write_tiny_data(tmp_path / "data")
     bundle, search, out = str(BUNDLES / "covid_ttl"), tmp_path / "search", tmp_path / "out"
     words = ["--bundle", bundle, "--dataset_dir", str(listed.parent), "--datalist", str(listed), "--out", str(search)]
@@ -154,11 +173,14 @@ def test_pooled_rows_come_from_the_ledger_of_a_search(tmp_path):
     assert {path: path.read_bytes() for path in search.rglob("*.json")} == kept  # its test section stays sealed
     results = json.loads((out / "results.json").read_text())
     rows = {(row["strategy"], row["cut"]): row for row in results["tables"][0]["rows"]}
-    kinds = [("FTL", None), ("TTL", "blocks.0"), ("TTL", "blocks.1")]
+    kinds = [("FTL", None), ("TTL", "blocks.0.0"), ("TTL", "blocks.1.1")]
     assert list(rows) == [key for s, cut in kinds for key in ((s, cut), (f"{s}, flattened", cut))]
     values = json.loads((search / "search.json").read_text())["curve"]
     for each in values:
         row = rows["TTL" if each["point"] else "FTL", each["point"]]
         assert [repeat["val_auprc"] for repeat in row["repeats"]] == pytest.approx(each["values"])
-    assert rows["TTL, flattened", "blocks.0"]["params"] > rows["TTL", "blocks.0"]["params"]
-    assert {each["a"] for each in results["tables"][0]["differences"]} == {"FTL", "TTL blocks.0", "TTL blocks.1"}
+    assert rows["TTL, flattened", "blocks.0.0"]["params"] > rows["TTL", "blocks.0.0"]["params"]
+    words = ["--search", str(search), "--set", "points=[blocks.2.1]", "--out", str(tmp_path / "other")]
+    assert main(["experiment", "pooling", *words]) == 2
+    assert "has not trained blocks.2.1; it has blocks.0.0, blocks.1.1" in capsys.readouterr().err
+    assert {each["a"] for each in results["tables"][0]["differences"]} == {"FTL", "TTL blocks.0.0", "TTL blocks.1.1"}

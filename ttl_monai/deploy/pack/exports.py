@@ -36,7 +36,7 @@ def write_exports(
         example: images (B, C, ...) in [0, 1], B of at least 2, for the shape.
         models: the folder.
         metadata: content of metadata.json, for TorchScript.
-        config: content of inference.json, likewise.
+        config: content of the inference.json that goes into TorchScript.
         description: what the other forms say of themselves, see `describe`.
 
     Returns:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from filelock import FileLock
 from monai.bundle.config_parser import ConfigParser
 
-from ttl_monai.engines.search.space import KNOB, config_files, open_workflow
+from ttl_monai.engines.search.space import KNOB, config_files, open_workflow, quiet
 from ttl_monai.handlers.files import file_sha256
 
 STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")
@@ -24,6 +26,12 @@ _PLACES = {
     *("_meta_", "_desc_", "imports", "bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir"),
     *("device", "num_workers", "rank", "is_not_rank0", "resume", "record", "checkpoint", "initialize", "run"),
 }
+# What is said while a cell is done: warnings, one line an epoch, and where an interrupted one goes on.
+_LEVELS = {
+    **{"ignite": logging.WARNING, "ttl_monai": logging.WARNING},
+    **{"ttl_monai.handlers.record.epochs": logging.DEBUG, "ttl_monai.handlers.checkpoint": logging.INFO},
+}
+_STATS = ("ttl_monai.validation", "ttl_monai.evaluation")  # MONAI's StatsHandler sets the levels of these itself
 
 
 @dataclass(frozen=True)
@@ -223,13 +231,30 @@ def _is_evaluated(folder: Path, run: Path) -> bool:
 def _run(files: list[str], overrides: Mapping[str, Any]) -> None:
     """Run a bundle config to its end."""
     try:
-        workflow = open_workflow(files, overrides)
-        workflow.run()
-        workflow.finalize()
+        with _calm():
+            workflow = open_workflow(files, overrides)
+            workflow.run()
+            workflow.finalize()
     finally:
         gc.collect()  # workflows hold their networks in cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Let the loggers of a training say what an experiment of many trainings needs: see `_LEVELS`."""
+    with ExitStack() as stack:
+        for name, level in _LEVELS.items():
+            stack.enter_context(quiet(name, level))
+        for stats in map(logging.getLogger, _STATS):
+            stats.addFilter(_is_warning)
+            stack.callback(stats.removeFilter, _is_warning)
+        yield
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _chosen(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ttl_monai.engines.search.search import _program
 from ttl_monai.handlers.files import write_atomically
+from ttl_monai.handlers.record import versions
 from ttl_monai.reports.page import write_report
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def conduct(experiment: Runnable, *, name: str, output_dir: str | Path, command:
         logger.info("Some cells were asked for, and they are done: no results are written. Leave out --only for them.")
         return
     command = command or f"python -m monai.bundle run --config_file experiments/{name}.json"
-    document = {"experiment": name, "command": command, **results}
+    document = {"experiment": name, "command": command, "versions": versions(), **results}
     for table in document["tables"]:
         table["command"] = command
     folder.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ class InterDomain(Comparison):
             "title": "Pretrained on other images of the same kind",
             "alt": "Test metrics against the truncation point, one line a network that the training started from.",
             "caption": "Mean over the repeats and one sample standard deviation to each side. Compare supplement, "
-            "Fig. 8.",
+            "Fig. 8, whose AUPRC is by trapezoids and not the average precision.",
         }
         sources = [self._describe(name, plan) for name, plan in self._sources.items()]
         return {"tables": tables, "sources": sources, "figures": [figure]}

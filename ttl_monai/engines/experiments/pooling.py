@@ -31,8 +31,8 @@ class Pooling(Comparison):
         options: see `Comparison`.
 
     Raises:
-        ValueError: anything that a training would refuse, a network without a pooling knob, or a search with options
-            of its own.
+        ValueError: anything that a training would refuse, a network without a pooling knob, a search with options of
+            its own, or points that it has not trained.
     """
 
     def __init__(
@@ -52,7 +52,12 @@ class Pooling(Comparison):
         whole = self.plan([Row("FTL")])
         found = [each.name for each in candidate_points(whole, level)] if points is None else list(points)
         if search is not None:
+            if missing := [name for name in points or () if name not in runs]:
+                trained = ", ".join(str(name) for name in runs if name is not None)
+                raise ValueError(f"the search in {search} has not trained {', '.join(missing)}; it has {trained}")
             found = [name for name in found if name in runs]
+            if not found:
+                raise ValueError(f"the search in {search} has trained no point of level {level!r} on all its repeats")
         cuts: list[str | None] = [None, *found]
         self._pairs = []
         for cut in cuts:
@@ -81,7 +86,7 @@ class Pooling(Comparison):
             "title": "With and without pooling before the head",
             "alt": "Test metrics against the truncation point, with the feature map pooled to 1x1 and flattened.",
             "caption": "Mean over the repeats and one sample standard deviation to each side. Nothing was chosen by "
-            "these metrics. Compare supplement, Fig. 6.",
+            "these metrics. Compare supplement, Fig. 6, whose AUPRC is by trapezoids and not the average precision.",
         }
         return {"tables": [table], "figures": [figure]}
 

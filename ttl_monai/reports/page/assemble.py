@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from ttl_monai.reports.page.truncation import similarity_section, truncation_sec
 logger = logging.getLogger(__name__)
 
 SENSITIVITIES = (0.9, 0.95, 0.99)
+# Sections of single runs: of an experiment with several repeats they show the first of each row.
+OF_RUNS = ("curves", "calibration", "operating", "confusion", "segmentation", "wrong", "training")
 
 
 def write_report(
@@ -91,6 +94,7 @@ def write_report(
             data_section(inputs),
             provenance_section(inputs),
         ]
+        sections = [_of_first_repeat(section, inputs) for section in sections]
         page = _render(title or _title(inputs), sections, inputs)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8", newline="\n")
@@ -104,6 +108,15 @@ def write_report(
         out.with_suffix(".json").write_text(text, encoding="utf-8", newline="\n")
     logger.info("Report: %s (%.1f MB)", out, out.stat().st_size / 1e6)
     return out
+
+
+def _of_first_repeat(section: Section, inputs: Inputs) -> Section:
+    """The section, with a line on which repeats it shows where there are others."""
+    most = max((run.repeats for run in inputs.runs), default=1)
+    if most == 1 or section.name not in OF_RUNS or not section.blocks:
+        return section
+    note = f"Of the first of {most} repeats of each row; means over all of them are in the table of strategies."
+    return replace(section, blocks=[note, *section.blocks])
 
 
 def _render(title: str, sections: Sequence[Section], inputs: Inputs) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,9 @@ def _read_folder(folder: Path, found: Inputs) -> None:
         if not isinstance(content.get("tables"), list):
             raise ValueError(f"{folder / 'results.json'} must have `tables`, a list; write it by `ttl experiment`")
         found.experiments.append((folder, content))
-        found.runs += [run for table in content["tables"] for row in table["rows"] for run in _run_of(folder, row)]
+        found.runs += [
+            run for table in content["tables"] for row in table["rows"] for run in _run_of(folder, table, row)
+        ]
     if (folder / "search.json").is_file():
         content, known = read_json(folder / "search.json"), True
         found.searches += content.get("searches", [content])
@@ -108,11 +110,13 @@ def _read_run(folder: Path, evaluated: Path) -> Run:
     return Run(folder, read_json(folder / "run.json"), read_json(folder / "model.json"), evaluated)
 
 
-def _run_of(folder: Path, row: Mapping[str, Any]) -> list[Run]:
-    """The run of a row of an experiment, where it is still there."""
+def _run_of(folder: Path, table: Mapping[str, Any], row: Mapping[str, Any]) -> list[Run]:
+    """The run of a row of an experiment, that of its first repeat, where it is still there."""
     named = row.get("run")
     there = folder / named if named else None
-    return [_read_run(there, there)] if there is not None and (there / "run.json").is_file() else []
+    if there is None or not (there / "run.json").is_file():
+        return []
+    return [replace(_read_run(there, there), start=str(table["weights"]), repeats=len(row["repeats"]))]
 
 
 def _place(each: Run | Path) -> Path:
@@ -120,14 +124,15 @@ def _place(each: Run | Path) -> Path:
 
 
 def _named(runs: Sequence[Run]) -> list[Run]:
-    """The runs with titles: strategy and cut, then network, seed, a number, as far as it takes to tell them apart."""
+    """The runs with titles: strategy and cut, then network, start, seed, a number, as it takes to tell them apart."""
     titles = [" ".join(filter(None, (run.record["strategy"], run.cut))) for run in runs]
-    for more in ([f", {run.network}" for run in runs], [f", seed {run.record['seed']}" for run in runs]):
+    starts = [f", from {run.start}" if run.start else "" for run in runs]
+    for more in ([f", {run.network}" for run in runs], starts, [f", seed {run.record['seed']}" for run in runs]):
         longer = [title + end for title, end in zip(titles, more, strict=True)]
         if len(set(longer)) > len(set(titles)):
             titles = [long if titles.count(title) > 1 else title for title, long in zip(titles, longer, strict=True)]
     named = []
     for number, (title, run) in enumerate(zip(titles, runs, strict=True)):
         again = f" ({titles[: number + 1].count(title)})" if titles.count(title) > 1 else ""
-        named.append(Run(run.folder, run.record, run.spec, run.evaluated, title + again))
+        named.append(replace(run, title=title + again))
     return named

@@ -20,7 +20,8 @@ def data_section(inputs: Inputs) -> Section:
     tables, seen = [], set()
     for run in inputs.runs:
         data = run.record.get("data") or {}
-        if not any((data.get("counts") or {}).values()) or data.get("sha256") in seen:
+        known = any((data.get("counts") or {}).values()) or data.get("images")
+        if not known or data.get("sha256") in seen:
             continue
         seen.add(data.get("sha256"))
         tables.append(_counts(run, data))
@@ -34,18 +35,29 @@ def provenance_section(inputs: Inputs) -> Section:
     blocks: list[str | Table] = []
     if inputs.runs:
         heads = ["run", "seed", "network", "weights", "image size", "device", "data (SHA-256)", "model (SHA-256)"]
-        blocks.append(Table("Runs", heads, [_run_line(run) for run in inputs.runs], text=len(heads)))
-        versions = [(run.title, run.record.get("versions") or {}) for run in inputs.runs]
-        names = list(dict.fromkeys(name for _, each in versions for name in each))
-        rows = [[name, ", ".join(dict.fromkeys(str(each.get(name, NONE)) for _, each in versions))] for name in names]
+        rows = [_run_line(run) for run in inputs.runs]
+        blocks.append(Table("Runs", heads, rows, text=len(heads), notes=_seeds(inputs)))
+    versions = [run.record.get("versions") or {} for run in inputs.runs]
+    versions += [content["versions"] for _, content in inputs.experiments if content.get("versions")]
+    names = list(dict.fromkeys(name for each in versions for name in each))
+    if names:
+        known = {name: dict.fromkeys(str(each[name]) for each in versions if name in each) for name in names}
+        rows = [[name, ", ".join(found)] for name, found in known.items()]
         blocks.append(Table("Versions", ["package", "version"], rows, text=2))
     commands = [[content.get("experiment") or "results", content.get("command")] for _, content in inputs.experiments]
     commands += [[str(table.get("dataset")), table.get("command")] for table in inputs.tables]
     commands += [[search_title(each), line] for each in inputs.searches for line in command_lines(each)]
-    rows = list({line: [title, without_places(line)] for title, line in commands if line}.values())
+    rows = list({line: [str(title), str(without_places(line))] for title, line in commands if line}.values())
     if rows:
         blocks.append(Table("Commands that repeat it", ["what", "command"], rows, text=2))
     return Section("provenance", "Provenance", blocks)
+
+
+def _seeds(inputs: Inputs) -> list[str]:
+    """The seeds of the repeats of experiments, of which the table of runs has the first."""
+    repeats = [[each.get("seed") for each in row.get("repeats") or ()] for t in inputs.tables for row in t["rows"]]
+    found = dict.fromkeys(", ".join(map(str, seeds)) for seeds in repeats if len(seeds) > 1)
+    return [f"Seeds of the repeats, of which the first is shown: {seeds}." for seeds in found]
 
 
 def without_places(text: str) -> str:
@@ -66,7 +78,7 @@ def _run_line(run: Run) -> list[str]:
 
 def _counts(run: Run, data: Mapping[str, Any]) -> Table:
     """Images by class of each section, as the datalist counts them."""
-    counts: Mapping[str, Any] = data["counts"]
+    counts: Mapping[str, Any] = data["counts"] if any((data.get("counts") or {}).values()) else data["images"]
     named = [each for each in counts.values() if isinstance(each, Mapping)]
     classes = list(dict.fromkeys(name for each in named for name in each))
     rows = []
@@ -76,7 +88,7 @@ def _counts(run: Run, data: Mapping[str, Any]) -> Table:
     tested = run.metrics.get("bootstrap", {}).get("patients")
     notes = [f"The test section that was evaluated has {tested} patients."] if tested else []
     return Table(
-        f"{without_places(run.data)}: images by section and class",
+        f"{without_places(run.data)}: images by section" + (" and class" if classes else ""),
         ["section", *(classes or ["images"])],
         rows,
         notes=notes,

@@ -83,6 +83,8 @@ class Run:
         spec: `model.json`.
         evaluated: folder of the evaluation, which may be another one.
         title: what to call it in the page: strategy and cut.
+        start: what an experiment calls the weights that it started from; empty for a run of its own.
+        repeats: how many an experiment has of it; this is the first.
     """
 
     folder: Path
@@ -90,6 +92,8 @@ class Run:
     spec: Mapping[str, Any]
     evaluated: Path
     title: str = ""
+    start: str = ""
+    repeats: int = 1
 
     @property
     def cut(self) -> str | None:

@@ -16,6 +16,7 @@ from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, MILLIMET
 METRICS = {**CLASSIFICATION, **VOLUMES, **SEGMENTATION, **MILLIMETRES}
 HEAD_OF = {key: head for head, key in METRICS.items()}
 PUBLISHED = {"test_auroc": "auroc", "test_auprc_trapezoid": "auprc"}  # the paper's AUPRC is by trapezoids
+SPEEDS = {"cpu_s": "CPU", "gpu_s": "GPU"}
 INTERVALS = ("auroc", "auprc", "dice", "jaccard")
 
 
@@ -27,6 +28,7 @@ def strategies_section(inputs: Inputs) -> Section:
         # Those of maps are in their own section.
         differences = [each for each in table.get("differences") or () if is_metric(each["metric"])]
         blocks += [differences_table(differences, table["dataset"])] if differences else []
+    blocks += [_starts_table(content["sources"]) for _, content in inputs.experiments if content.get("sources")]
     if inputs.runs and not inputs.tables:
         for group in comparable(inputs.runs):
             blocks.append(_runs_table(group))
@@ -128,6 +130,21 @@ def _experiment_table(table: Mapping[str, Any]) -> Table:
     )
 
 
+def _starts_table(sources: Sequence[Mapping[str, Any]]) -> Table:
+    """The trainings on other data that the networks started from."""
+    keys = [key for key in ("val_auroc", "val_auprc") if all(key in each for each in sources)]
+    heads = ["source", "data", "labels", *map(head_of, keys), "epochs", "model (SHA-256)"]
+    rows = [
+        [
+            *(str(each["name"]), str(each["dataset"]), ", ".join(each["class_names"])),
+            *(fixed(each[key]) for key in keys),
+            *(str(each["epochs"]), str(each["sha256"])[:16]),
+        ]
+        for each in sources
+    ]
+    return Table("What the networks were pretrained on", heads, rows, text=3)
+
+
 def _published(figures: Mapping[str, Any], keys: Sequence[str], width: int) -> list[str]:
     """The line of what the paper has, in the columns of the table."""
     scores = [str(figures.get(PUBLISHED.get(key, ""), None) or NONE) for key in keys]
@@ -146,19 +163,27 @@ def _about(table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[
         if counts == [1]
         else f"Mean ± sample standard deviation of {repeats} " + (f"repeats, each with its own {own}.")
     )
-    threads = f" with {table['threads']} threads" if table.get("threads") else ""
-    return [f"Test section. {said} Latency: one image on the CPU{threads}."]
+    many = "s" if table.get("threads") != 1 else ""
+    threads = f" with {table['threads']} thread{many}" if table.get("threads") else ""
+    nothing = "The paper's figures at hand have nothing for these rows."
+    unpublished = all("published" in row and not row["published"] for row in rows)
+    about = [f"Test section. {said} Latency: one image on the CPU{threads}.", *table.get("notes", ())]
+    return [*about, *([nothing] if unpublished else [])]
 
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the published lines are and what differs, each text once."""
+    """What the published lines are and what differs; what all of them share stands once, at the end."""
+    named = [(place_of(row), row["published"]) for row in rows if row.get("published")]
+    differs = [str(each.get("differs") or "").split("; ") for _, each in named]
+    shared = [text for text in differs[0] if all(text in texts for texts in differs)] if len(named) > 1 else []
     said: dict[str, list[str]] = {}
-    for row in rows:
-        each = row.get("published")
-        if each:
-            differs = f" Differs: {each['differs']}." if each.get("differs") else ""
-            said.setdefault(f"{each.get('source', 'source not stated')}.{differs}", []).append(place_of(row))
-    return [f"Published beside {', '.join(places)}: {text}" for text, places in said.items()]
+    for (place, each), texts in zip(named, differs, strict=True):
+        own = "; ".join(text for text in texts if text and text not in shared)
+        speed = [f"{each[key]:g} s on the {unit}" for key, unit in SPEEDS.items() if each.get(key) is not None]
+        text = f"{each.get('source', 'source not stated')}{', ' if speed else ''}{' and '.join(speed)}."
+        said.setdefault(text + (f" Differs: {own}." if own else ""), []).append(place)
+    lines = [f"Published beside {', '.join(places)}: {text}" for text, places in said.items()]
+    return [*lines, f"Differs in all of these: {'; '.join(shared)}."] if any(shared) else lines
 
 
 def _plain_table(table: Mapping[str, Any]) -> Table:

@@ -34,7 +34,7 @@ def summarise(inputs: Inputs) -> Summary:
     """The truncated network that is named is the best on the validation section, never by the test section."""
     found = Summary()
     for table in inputs.tables:
-        _of_table(table, found)
+        _of_table(table, found, several=len(inputs.tables) > 1)
     if not inputs.tables:
         for group in comparable(inputs.runs):
             _of_runs(group, found)
@@ -49,7 +49,7 @@ def summarise(inputs: Inputs) -> Summary:
     return found
 
 
-def _of_table(table: Mapping[str, Any], found: Summary) -> None:
+def _of_table(table: Mapping[str, Any], found: Summary, *, several: bool) -> None:
     rows, keys = [row for row in table["rows"] if row.get("repeats")], metric_keys(table["rows"])
     whole = next((row for row in rows if row.get("strategy") == "FTL"), None)
     cuts = [row for row in rows if row.get("strategy") == "TTL"]
@@ -73,7 +73,8 @@ def _of_table(table: Mapping[str, Any], found: Summary) -> None:
         parts.append(f"{head_of(key)} {spread(values)}, FTL {spread(numbers(whole['repeats'], key))}")
     else:
         parts.append(f"{head_of(key)} {spread(values)}")
-    found.sentences.append(f"On {table['dataset']}, {'; '.join(parts)}.")
+    which = f", {table['backbone']} from {table['weights']}" if several else ""
+    found.sentences.append(f"On {table['dataset']}{which}, {'; '.join(parts)}.")
     _tiles(found, name, head_of(key), spread(values), row, whole)
     if whole is not None and row.get("latency_ms") and whole.get("latency_ms"):
         times = f"{whole['latency_ms'] / row['latency_ms']:.1f}x"

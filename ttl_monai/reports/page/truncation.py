@@ -41,7 +41,8 @@ def truncation_section(inputs: Inputs) -> Section:
         cuts = [row for row in table["rows"] if row.get("strategy") == "TTL" and row.get("cut")]
         keys = metric_keys(table["rows"])
         if len(cuts) > 1 and keys:
-            blocks.append(_by_cut(table, keys[0], f"cuts{number}"))
+            which = f", from {table['weights']}" if len(inputs.tables) > 1 else ""
+            blocks.append(_by_cut(table, keys[0], f"cuts{number}", which))
     lacking = ["No search and no experiment with several cuts was given: no metric against the truncation point."]
     return Section("truncation", "Where to cut", blocks, [] if blocks else lacking)
 
@@ -125,7 +126,7 @@ def _cut(document: Mapping[str, Any], candidate: Mapping[str, Any]) -> list[str]
     return [point_name(candidate["point"]), candidate["level"], *size, entry_score(trained), str(done(trained))]
 
 
-def _by_cut(table: Mapping[str, Any], key: str, name: str) -> Figure:
+def _by_cut(table: Mapping[str, Any], key: str, name: str, which: str) -> Figure:
     """The metric of each cut with its spread, and its parameters below."""
     rows = sorted((row for row in table["rows"] if row.get("strategy") == "TTL"), key=lambda row: row["params"] or 0)
     whole = [row for row in table["rows"] if row.get("strategy") == "FTL"][:1]
@@ -151,7 +152,7 @@ def _by_cut(table: Mapping[str, Any], key: str, name: str) -> Figure:
     size.yaxis.set_minor_locator(NullLocator())
     size.set_xticks(places, [str(row["cut"]) for row in rows], rotation=40 if len(rows) > 4 else 0)
     legend_below(figure, score, columns=2)
-    title = f"{head_of(key)} and size by cut: {table['dataset']}, {table['backbone']}"
+    title = f"{head_of(key)} and size by cut: {table['dataset']}, {table['backbone']}{which}"
     return Figure(name, title, "; ".join(said), figure, "Dots: single repeats. Dashed: the whole network.")
 
 

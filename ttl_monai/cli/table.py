@@ -77,9 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _take_tables(source: Path, record: Path) -> None:
     """Put the tables of an experiment into the record of a bundle, in place of those of the same data and network."""
-    tables = json.loads(record.read_text(encoding="utf-8"))["tables"] if record.is_file() else []
+    tables = _json(record)["tables"] if record.is_file() else []
     same = ("dataset", "backbone", "weights")
-    for table in json.loads(source.read_text(encoding="utf-8"))["tables"]:
+    for table in _json(source)["tables"]:
         for row in table["rows"]:
             row["run"] = None  # the runs stay where they are
         found = [k for k, each in enumerate(tables) if all(each[key] == table[key] for key in same)]

@@ -10,7 +10,7 @@ from typing import Any
 from ttl_monai.reports.by_cut import curves_of, plot_by_cut
 from ttl_monai.reports.localisation import plot_localisation
 from ttl_monai.reports.similarity import plot_similarity
-from ttl_monai.reports.tables import results_table
+from ttl_monai.reports.tables import place_of, results_table
 
 TITLES = {
     "strategies": "Strategies",
@@ -21,7 +21,7 @@ TITLES = {
     "segmentation": "Truncated U-Nets",
     "saliency": "Where the evidence lies",
 }
-POOLING_KINDS = {"pooled to 1x1": "", "flattened": ", flattened"}
+_POOLING_KINDS = {"pooled to 1x1": "", "flattened": ", flattened"}
 _DIFFERENCES = 3  # digits
 
 
@@ -86,15 +86,20 @@ def plot_experiment(results: Mapping[str, Any], path: str | Path) -> None:
     """Draw the picture of a pooling, transition or saliency experiment from its record."""
     table = results["tables"][0]
     if results["experiment"] == "pooling":
-        curves = curves_of(table["rows"], POOLING_KINDS)
-        plot_by_cut(curves, path, title=f"{table['dataset']}, {table['backbone']}")
+        plot_pooling(table, path)
     elif results["experiment"] == "saliency":
         structures = results["masks"]["structures"]
         shares = shares_of(table["rows"], methods_of(table["rows"], list(structures)), list(structures))
         areas = {name: each["area"] for name, each in structures.items()}
-        plot_localisation(shares, areas, [_place(row) for row in table["rows"]], path)
+        plot_localisation(shares, areas, [place_of(row) for row in table["rows"]], path)
     else:
         plot_similarity(results["similarity"], path)
+
+
+def plot_pooling(table: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the metrics of a table of `ttl experiment pooling` against the cut, pooled and flattened."""
+    curves = curves_of(table["rows"], _POOLING_KINDS)
+    plot_by_cut(curves, path, title=f"{table['dataset']}, {table['backbone']}")
 
 
 def shares_of(
@@ -123,10 +128,6 @@ def methods_of(rows: Sequence[Mapping[str, Any]], structures: Sequence[str]) -> 
 def _kind(results: Mapping[str, Any]) -> tuple[Any, ...]:
     tables = results["tables"]
     return results["experiment"], tuple((each["dataset"], each["backbone"], each["weights"]) for each in tables)
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    return " ".join(filter(None, (row["strategy"], row["cut"])))
 
 
 def _alt(results: Mapping[str, Any]) -> str:
@@ -162,7 +163,7 @@ def _shares(rows: Sequence[Mapping[str, Any]], masks: Mapping[str, Any]) -> list
         for name, triples in found.items():
             for row, (mean, low, high) in zip(rows, triples, strict=True):
                 share = f"{mean:.3f} ({low:.3f} to {high:.3f})"
-                lines.append(f"| {method} | {name} | {_place(row)} | {share} | {structures[name]['area']:.3f} |")
+                lines.append(f"| {method} | {name} | {place_of(row)} | {share} | {structures[name]['area']:.3f} |")
     images = ", ".join(f"{each['images']} with {name}" for name, each in structures.items())
     about = (
         f"Maps on {masks['dataset']}: {images}. Share inside: of a map's mass, how much lies in the structure; an even "

@@ -131,6 +131,11 @@ def update_section(readme: str, name: str, text: str) -> str:
     return f"{head}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
+def place_of(row: Mapping[str, Any]) -> str:
+    """Strategy and cut of a row, in words."""
+    return " ".join(filter(None, (str(row.get("strategy", "")), row.get("cut") and str(row["cut"]))))
+
+
 def _order(row: Mapping[str, Any]) -> tuple[int, float, float, str]:
     """The strategies in the paper's order, within one the smaller computation first."""
     strategy = row.get("strategy")

@@ -11,8 +11,7 @@ from ttl_monai.engines.experiments.cells import Repeat, Row
 from ttl_monai.engines.experiments.comparison import Comparison, candidate_points
 from ttl_monai.engines.search.ledger import Ledger
 from ttl_monai.engines.search.space import Space
-from ttl_monai.reports.by_cut import curves_of, plot_by_cut
-from ttl_monai.reports.experiment_docs import POOLING_KINDS
+from ttl_monai.reports.experiment_docs import plot_pooling
 
 FLATTENED = "flattened"
 _FLAT = {"network_def#head": "flatten"}
@@ -79,8 +78,7 @@ class Pooling(Comparison):
             return None
         table = self.table(self._plan, pairs=self._pairs)
         file = "figures/pooling.png"
-        curves = curves_of(table["rows"], POOLING_KINDS)
-        plot_by_cut(curves, self.output_dir / file, title=f"{table['dataset']}, {table['backbone']}")
+        plot_pooling(table, self.output_dir / file)
         figure = {
             "file": file,
             "title": "With and without pooling before the head",

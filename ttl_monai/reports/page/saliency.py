@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from ttl_monai.reports.experiment_docs import methods_of
 from ttl_monai.reports.page.blocks import Section, Table, fixed, interval
 from ttl_monai.reports.page.inputs import Inputs
-from ttl_monai.reports.page.strategies import differences_table, place_of
+from ttl_monai.reports.page.strategies import differences_table
+from ttl_monai.reports.tables import place_of
 
 _SCORES = {"share": "share inside", "pointing": "pointing game", "auroc": "pixel AUROC"}
 _NOTES = (
@@ -31,31 +34,19 @@ def saliency_section(inputs: Inputs) -> Section:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], masks: Mapping[str, Any]) -> Table:
-    lines = []
-    for method, structure, area in _maps(rows, masks["structures"]):
+    lines, structures = [], masks["structures"]
+    for structure, method in product(structures, methods_of(rows, list(structures))):
+        area = fixed(structures[structure]["area"])
         for row in rows:
             name, metrics, intervals = f"{method}_{structure}", row["metrics"], row.get("intervals") or {}
-            if f"{name}_share" not in metrics:
-                continue
             scores = [
                 interval(metrics[f"{name}_{score}"], intervals.get(f"{name}_{score}"))
                 if metrics.get(f"{name}_{score}") is not None
                 else fixed(None)
                 for score in _SCORES
             ]
-            lines.append([method, structure, place_of(row), scores[0], fixed(area), *scores[1:]])
+            lines.append([method, structure, place_of(row), scores[0], area, *scores[1:]])
     images = ", ".join(f"{each['images']} with {name}" for name, each in masks["structures"].items())
     heads = ["map", "structure", "network", "share inside", "share of the image", *list(_SCORES.values())[1:]]
     caption = f"Maps inside of the masks of {masks['dataset']}"
     return Table(caption, heads, lines, text=3, notes=[f"Images: {images}.", _NOTES])
-
-
-def _maps(
-    rows: Sequence[Mapping[str, Any]], structures: Mapping[str, Mapping[str, Any]]
-) -> Iterator[tuple[str, str, float]]:
-    """Each method and structure of which a row has a share, and the structure's share of the image."""
-    keys = dict.fromkeys(key for row in rows for key in row["metrics"])
-    for structure, facts in structures.items():
-        for key in keys:
-            if key.endswith(f"_{structure}_share"):
-                yield key.removesuffix(f"_{structure}_share"), structure, facts["area"]

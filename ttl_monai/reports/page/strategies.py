@@ -11,7 +11,16 @@ from ttl_monai.reports.page.blocks import NONE, Section, Table, fixed, interval,
 from ttl_monai.reports.page.inputs import Inputs, comparable
 from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.search_document import duration, share
-from ttl_monai.reports.tables import CLASSIFICATION, COST_HEADS, COSTS, MILLIMETRES, SEGMENTATION, VOLUMES, _order
+from ttl_monai.reports.tables import (
+    CLASSIFICATION,
+    COST_HEADS,
+    COSTS,
+    MILLIMETRES,
+    SEGMENTATION,
+    VOLUMES,
+    _order,
+    place_of,
+)
 
 METRICS = {**CLASSIFICATION, **VOLUMES, **SEGMENTATION, **MILLIMETRES}
 HEAD_OF = {key: head for head, key in METRICS.items()}
@@ -87,11 +96,6 @@ def head_of(key: str) -> str:
     section, _, name = key.partition("_")
     known = HEAD_OF.get(f"test_{name}", name.replace("_", " "))
     return f"validation {known}" if section == "val" else known if section == "test" else key.replace("_", " ")
-
-
-def place_of(row: Mapping[str, Any]) -> str:
-    """Strategy and cut of a row, in words."""
-    return " ".join(filter(None, (str(row.get("strategy", "")), row.get("cut") and str(row["cut"]))))
 
 
 def _is_number(value: Any) -> bool:

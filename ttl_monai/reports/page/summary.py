@@ -11,8 +11,9 @@ from typing import Any
 from ttl_monai.reports.page.blocks import fixed, interval, numbers, spread
 from ttl_monai.reports.page.inputs import Inputs, comparable
 from ttl_monai.reports.page.runs import Run
-from ttl_monai.reports.page.strategies import head_of, metric_keys, place_of, run_differences
+from ttl_monai.reports.page.strategies import head_of, metric_keys, run_differences
 from ttl_monai.reports.search_document import method_name, patients, point_name, share
+from ttl_monai.reports.tables import place_of
 
 MOST = 4  # sentences
 

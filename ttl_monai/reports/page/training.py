@@ -11,9 +11,10 @@ from ttl_monai.reports.figures import PALETTE
 from ttl_monai.reports.page.blocks import NONE, Block, Figure, Section, Table, fixed
 from ttl_monai.reports.page.inputs import Inputs, comparable
 from ttl_monai.reports.page.runs import Run
-from ttl_monai.reports.page.strategies import head_of, place_of
+from ttl_monai.reports.page.strategies import head_of
 from ttl_monai.reports.page.svg import legend_below, new_figure
 from ttl_monai.reports.search_document import duration
+from ttl_monai.reports.tables import place_of
 
 TOGETHER = 6
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from ttl_monai.reports.figures import PALETTE
 from ttl_monai.reports.page.blocks import Block, Figure, Section, Table, numbers
 from ttl_monai.reports.page.inputs import Inputs
-from ttl_monai.reports.page.strategies import head_of, metric_keys, place_of
+from ttl_monai.reports.page.strategies import head_of, metric_keys
 from ttl_monai.reports.page.svg import legend_below, new_figure
 from ttl_monai.reports.search_document import (
     check_document,
@@ -27,6 +27,7 @@ from ttl_monai.reports.search_figure import draw_search
 from ttl_monai.reports.search_notes import describe
 from ttl_monai.reports.search_tables import methods_cells
 from ttl_monai.reports.similarity import WHOLE, _verdict, draw_matrix, draw_similarity
+from ttl_monai.reports.tables import place_of
 
 FEW = 8  # points whose figures need no more than half of the width
 

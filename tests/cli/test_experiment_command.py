@@ -40,6 +40,12 @@ def test_the_command_of_the_record_names_no_folder_of_this_machine(tmp_path):
     )
 
 
+def test_two_of_three_lists_are_named_one_by_one(tmp_path):
+    lists = [str(EXPERIMENTS.parent / "datalists" / f"cxr_pid_split{k}.json") for k in range(2)]
+    words = ["strategies", "--dataset_dir", str(tmp_path / "d"), "--datalist", *lists, "--out", "x"]
+    assert "--datalist datalists/cxr_pid_split0.json datalists/cxr_pid_split1.json --out" in command_line(parse(*words))
+
+
 def test_places_in_settings_are_named_by_their_last_part(tmp_path):
     runs = f"runs={{'FTL': '{tmp_path}/a/ftl_none_0', 'TTL:b': '{tmp_path}/ttl_b_0'}}"
     arguments = parse("saliency", "--demo", "--out", "x", "--set", f"mask_dir={tmp_path}/lungs", runs, "pictures=0")

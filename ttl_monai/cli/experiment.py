@@ -196,9 +196,10 @@ def _places(name: str, paths: list[Path]) -> list[str]:
     if name == "datalist" and all(path.resolve().parent == EXPERIMENTS.parent / "datalists" for path in paths):
         folders["datalist"] = "datalists"
     names = [path.resolve().name for path in paths]
-    stems = {path.stem.rstrip("0123456789") for path in paths}
-    if len(names) > 1 and len(stems) == 1:  # as a shell pattern, and as a record reads best
-        return [f"{folders[name]}/{stems.pop()}*.json"]
+    pattern = paths[0].stem.rstrip("0123456789") + "*.json"
+    # As a record reads best, where the shell would find these files and no others.
+    if len(names) > 1 and sorted(names) == sorted(path.name for path in paths[0].resolve().parent.glob(pattern)):
+        return [f"{folders[name]}/{pattern}"]
     return [shlex.quote(f"{folders[name]}/{each}") for each in names]
 
 

@@ -29,6 +29,17 @@ def check_valid(path):
     assert not [line for line in (found.stdout + found.stderr).splitlines() if line.startswith("Error")]
 
 
+def test_the_validator_finds_what_is_wrong(tmp_path):
+    """Where it is absent this test is skipped, so that a report of the tests says that no object was validated."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (Debian: dicom3tools): the DICOM objects are not validated")
+    broken = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+    del broken.StudyInstanceUID
+    broken.save_as(tmp_path / "broken.dcm")
+    with pytest.raises(AssertionError, match="StudyInstanceUID"):
+        check_valid(tmp_path / "broken.dcm")
+
+
 def read_objects(out):
     """Name of the kind -> dataset, of the one item with DICOM objects."""
     report, _ = predicted(out)

@@ -187,6 +187,13 @@ def trained(train_once, tmp_path, bundle) -> Path:
     return Path(shutil.copytree(train_once(bundle), tmp_path / "run"))
 
 
+@pytest.fixture
+def data_options(request, bundle) -> list[str]:
+    """The options of a command that name the tiny images of the bundle."""
+    listed = request.getfixturevalue(TINY_DATA[bundle])
+    return ["--dataset_dir", str(listed.parent), "--datalist", str(listed)]
+
+
 @contextmanager
 def refused(match: str) -> Iterator[None]:
     """Expect an error whose root cause matches: MONAI wraps what a config raises."""

@@ -77,8 +77,9 @@ INT8 = [
 
 
 @pytest.mark.parametrize(("bundle", "form", "suffix"), INT8)
-def test_int8_is_judged_by_the_metric_of_the_validation_section(bundle, form, suffix, trained, capsys):
-    assert export(trained, "--to", form, "--int8", "--calibration_images", "6", "--max_drop", "1") == 0
+def test_int8_is_judged_by_the_metric_of_the_validation_section(bundle, form, suffix, trained, data_options, capsys):
+    own = ["--calibration_images", "6", "--max_drop", "1", *data_options]
+    assert export(trained, "--to", form, "--int8", *own) == 0
     document = json.loads((trained / f"export/model_int8.{suffix}.json").read_text())
     verified, name = document["verified"], "val_dice" if bundle == "unet_ttl" else "val_auroc"
     trained_to = json.loads((trained / "model.json").read_text())["validation"]
@@ -95,10 +96,8 @@ def test_int8_is_judged_by_the_metric_of_the_validation_section(bundle, form, su
 
 def test_nothing_of_the_images_and_their_place_is_in_the_files(trained, datalist):
     export_run(trained, "torchscript")
-    config = json.loads((trained / "run.json").read_text())["config"]
-    assert config["dataset_dir"] == str(datalist.parent)
     written = b"".join(each.read_bytes() for each in (trained / "export").iterdir())
-    for private in (config["dataset_dir"], config["output_dir"], str(trained), "training-0", "images/000"):
+    for private in (str(datalist.parent), str(trained), "training-0", "images/000"):
         assert private.encode() not in written
 
 
@@ -108,6 +107,7 @@ REFUSED = [
     (["--to", "torchscript", "--int8"], "there is none for torchscript"),
     (["--to", "onnx", "--out", "model.xml"], r"--out of --to onnx must end in \.onnx, got model\.xml"),
     (["--to", "onnx", "--int8", "--calibration_images", "0"], "--calibration_images must be at least 1, got 0"),
+    (["--to", "onnx", "--int8"], "run keeps no path of the data that it was trained on: pass --dataset_dir and --data"),
     (["--to", "onnx", "--int8", "--datalist", "nowhere.json"], "nowhere.json does not exist here"),
 ]
 
@@ -146,13 +146,13 @@ def test_a_file_that_gives_something_else_is_not_kept(change, match, trained, mo
     assert files_of(trained) == before
 
 
-def test_int8_that_loses_too_much_is_not_kept(trained, monkeypatch, capsys):
+def test_int8_that_loses_too_much_is_not_kept(trained, data_options, monkeypatch, capsys):
     before = files_of(trained)
     for step in ("onnx_model", "quantise", "_save_int8", "ExportedNetwork"):
         monkeypatch.setattr(export_module, step, lambda *_, **__: None)
     of_file_and_network = {True: {"val_auroc": 0.87}, False: {"val_auroc": 0.9}}
     monkeypatch.setattr(export_module.RunImages, "validate", lambda _, network: of_file_and_network[network is None])
-    assert export(trained, "--to", "onnx", "--int8") == 2
+    assert export(trained, "--to", "onnx", "--int8", *data_options) == 2
     expected = r"val_auroc is 0\.9000 in float32 and 0\.8700 in int8, expected a loss of at most 0\.02; nothing was"
     assert re.search(expected, capsys.readouterr().err)
     assert files_of(trained) == before

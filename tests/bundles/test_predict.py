@@ -13,6 +13,7 @@ from PIL import Image
 
 import ttl_monai.deploy.predict.conduct as conduct
 from ttl_monai.cli import main
+from ttl_monai.deploy.export import export_run
 from ttl_monai.deploy.predict import predict_inputs
 
 from .conftest import BUNDLES, write_tiny_data
@@ -151,7 +152,20 @@ def test_files_without_permission_are_refused_alone(predict, tmp_path, monkeypat
     assert results.exit_code == 2
     items = by_name(predicted(tmp_path / "out")[0], tmp_path / "map.json")
     assert items["open.dcm"]["outcome"] == "predicted"
-    assert items["closed"]["reasons"] == ["files: the file cannot be read (PermissionError)"]
+    assert items["closed"]["reasons"] == ["files: no permission to read it"]
+    assert not leaks(tmp_path / "out")
+
+
+def test_links_that_lead_nowhere_are_refused_by_themselves(predict, tmp_path):
+    tree = tmp_path / "tree"
+    write_xray(tree / "open.dcm")
+    names = ("gone.dcm", "gone", "gone.png", "gone.nii.gz")
+    for name in names:
+        (tree / name).symlink_to(tmp_path / CANARY)
+    predict("covid_ttl", tree, key_map=tmp_path / "map.json")
+    items = by_name(predicted(tmp_path / "out")[0], tmp_path / "map.json")
+    assert [items[name]["reasons"] for name in names] == [["files: a link that leads nowhere"]] * 4
+    assert items["open.dcm"]["outcome"] == "predicted"
     assert not leaks(tmp_path / "out")
 
 
@@ -228,20 +242,23 @@ def test_no_name_leaks_through_screen_logs_and_tracebacks(train_once, site_key, 
 
 @pytest.mark.slow
 def test_no_name_of_the_data_is_in_a_run(make_workflow, tmp_path, capfd):
-    """Run folder, checkpoint, cache, TensorBoard, screen; the folder of the whole data set alone is in run.json."""
-    listed = write_tiny_data(tmp_path / "data", counts=(8, 4, 4))
+    """Run folder, checkpoint, ONNX, cache, TensorBoard, screen; of images and of the folder of all."""
+    data = tmp_path / f"{CANARY}_data"
+    listed = write_tiny_data(data, counts=(8, 4, 4)).rename(data / f"{CANARY}.json")
     content = json.loads(listed.read_text())
     for number, entry in enumerate(entry for name in ("training", "validation", "test") for entry in content[name]):
         name = f"{CANARY}_patient{number % 3}/{CANARY}_{number}.dcm"
-        write_xray(tmp_path / "data" / name, size=(40, 40), seed=number)
+        write_xray(data / name, size=(40, 40), seed=number)
         entry |= {"image": name, "id": f"{number:016x}", "patient": entry["patient"].encode().hex().ljust(64, "0")}
     content["public_ids"] = False
     listed.write_text(json.dumps(content))
-    settings = {"dataset_dir": str(tmp_path / "data"), "datalist": str(listed), "strategy": "TTL"}
+    settings = {"dataset_dir": str(data), "datalist": str(listed), "strategy": "TTL"}
     make_workflow("train.json", **settings, **{"network_def#truncate_at": "blocks.0"}).run()
-    settings = {"dataset_dir": str(tmp_path / "data"), "datalist": str(listed), "run_dir": str(tmp_path / "run")}
+    settings = {"dataset_dir": str(data), "datalist": str(listed), "run_dir": str(tmp_path / "run")}
     make_workflow("train.json", "evaluate.json", **settings, output_dir=str(tmp_path / "run/test")).run()
-    assert {"model.pt", "run.json", "test", "tensorboard"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    export_run(tmp_path / "run", "onnx")
+    made = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"model.pt", "run.json", "test", "tensorboard", "export"} <= made
     assert not leaks(tmp_path / "run")
     assert not leaks(tmp_path / "cache")
     shown = capfd.readouterr()

@@ -1,6 +1,7 @@
 """A study of a DICOMweb server, predicted, and its results stored back: against a fake, and against Orthanc."""
 
 import os
+import shutil
 
 import pydicom
 import pytest
@@ -40,6 +41,12 @@ def test_a_study_is_predicted_and_its_objects_are_stored(command, tmp_path, capf
     assert "1 predicted" in shown.out
     assert not [text for text in (CANARY, "1.2.3.77") if text in shown.out + shown.err]
     assert not leaks(tmp_path / "out", but={"dicom"})
+    # Once more: what is stored beside the study by now is ours, and no image to be predicted.
+    server.instances += server.stored
+    shutil.rmtree(tmp_path / "out")
+    with serving(server) as url:
+        assert main(command("covid_ttl", url, "1.2.3.77")) == 0
+    assert len(server.stored) == 4
 
 
 @pytest.mark.parametrize(

@@ -355,7 +355,8 @@ def test_volumes_are_trained_on_slice_by_slice(make_workflow, volumes, tmp_path)
     spec = json.loads((tmp_path / "run/model.json").read_text())
     assert spec["axis"] == "axial"
     assert spec["validation"]["val_dice_left_out"] == 2
-    document = compare_runs("initial", tmp_path / "run", points=["blocks.0"], matrix=False)
+    place = {name: volumes[name] for name in ("dataset_dir", "datalist")}
+    document = compare_runs("initial", tmp_path / "run", points=["blocks.0"], matrix=False, **place)
     assert document["data"]["images"] == 6, "slices with foreground of the training and of the validation volume"
 
 
@@ -430,5 +431,5 @@ def test_features_are_compared_while_and_after_it_trains(make_workflow, datalist
     assert [row["point"] for row in rows] == ["blocks.0.0", "blocks.1.1"]  # the last blocks of the stages
     assert all(0 < float(row["mean"]) < 1 for row in rows)
     run = tmp_path / "run"
-    same = compare_runs(run, run, points=["blocks.1"], images=3)
+    same = compare_runs(run, run, points=["blocks.1"], images=3, dataset_dir=datalist.parent, datalist=datalist)
     assert same["points"][0]["mean"] == pytest.approx(1, abs=1e-4)

@@ -52,7 +52,12 @@ def runs(tmp_path_factory):
 
 def run(runs, *arguments):
     folder, _ = runs
-    return main(["svcca", *(str(folder / each) if each in ("short", "long", "other") else each for each in arguments)])
+    named = [str(folder / each) if each in ("short", "long", "other") else each for each in arguments]
+    return main(["svcca", *data_of(folder), *named])  # options that are given again win
+
+
+def data_of(folder):
+    return "--dataset_dir", str(folder / "data"), "--datalist", str(folder / "data/tiny.json")
 
 
 @pytest.mark.parametrize("name", ["short", "long"])
@@ -153,10 +158,36 @@ def test_made_data_are_found_in_the_bundle_or_asked_for(runs, tmp_path):
     assert run_data(tmp_path / "loose", folder / "data", folder / "data/tiny.json").name == "tiny"
 
 
+def test_a_run_keeps_no_path_of_its_data_which_are_asked_for(runs, tmp_path, caplog):
+    folder, _ = runs
+    record = json.loads((folder / "long/run.json").read_text())
+    assert str(folder) not in json.dumps(record)
+    passed = ("dataset_dir", "datalist", "cache_dir", "output_dir")
+    assert {name: record["config"][name] for name in passed} == dict.fromkeys(passed, "given")
+    assert record["config"]["bundle_root"].startswith("$"), "expressions of the bundle stay"
+    with pytest.raises(ValueError, match=r"long keeps no path of the data .* pass --dataset_dir and --datalist"):
+        run_data(folder / "long")
+    with pytest.raises(ValueError, match="--datalist was given without --dataset_dir"):
+        run_data(folder / "long", None, folder / "data/tiny.json")
+    run_data(folder / "long", folder / "data", folder / "data/tiny.json")
+    assert not caplog.messages
+    other = write_tiny_data(tmp_path / "data", counts=(4, 4, 4))
+    run_data(folder / "long", other.parent, other)
+    assert caplog.messages == ["long was trained on another datalist than the given one (by SHA-256)."]
+
+
 def test_one_image_in_each_batch_gives_the_same(runs):
     folder, _ = runs
     one, many = (
-        compare_runs("initial", folder / "short", points="block", batch_size=size, matrix=False) for size in (1, 24)
+        compare_runs(
+            *("initial", folder / "short"),
+            dataset_dir=folder / "data",
+            datalist=folder / "data/tiny.json",
+            points="block",
+            batch_size=size,
+            matrix=False,
+        )
+        for size in (1, 24)
     )
     for a, b in zip(one["points"], many["points"], strict=True):
         assert a["coefficients"] == pytest.approx(b["coefficients"], abs=1e-4)

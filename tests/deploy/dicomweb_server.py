@@ -17,6 +17,7 @@ class Server:
 
     def __init__(self, user="", password=""):
         self.instances, self.stored, self.seen, self.fail = [], [], [], []
+        self.mixed_in = []  # instances that come with each series, though nobody asked for them
         self.wanted = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
     def __call__(self, environ, start_response):
@@ -41,11 +42,10 @@ class Server:
             ]
             return self._answer(start_response, "200 OK", json.dumps(found).encode(), "application/dicom+json")
         lines = []
-        for each in study:
-            if each.SeriesInstanceUID == parts[3]:
-                file = io.BytesIO()
-                each.save_as(file, enforce_file_format=True)
-                lines += [b"--" + BOUNDARY, b"Content-Type: application/dicom", b"", file.getvalue()]
+        for each in [*(each for each in study if each.SeriesInstanceUID == parts[3]), *self.mixed_in]:
+            file = io.BytesIO()
+            each.save_as(file, enforce_file_format=True)
+            lines += [b"--" + BOUNDARY, b"Content-Type: application/dicom", b"", file.getvalue()]
         kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY.decode()}'
         return self._answer(start_response, "200 OK", b"\r\n".join([*lines, b"--" + BOUNDARY + b"--"]), kind)
 

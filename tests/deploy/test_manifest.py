@@ -3,7 +3,14 @@ import json
 
 import pytest
 
-from ttl_monai.deploy.manifest import is_plain_path, list_files, read_manifest, write_manifest
+from ttl_monai.deploy.manifest import (
+    MANIFEST,
+    is_plain_path,
+    list_files,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 
 
 def test_manifest_names_every_file_with_its_hash_sorted(tmp_path):
@@ -52,3 +59,19 @@ def test_bad_manifest_is_refused(content, tmp_path):
 )
 def test_plain_paths(path, plain):
     assert is_plain_path(path) is plain
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("extra.txt", "remove it"),
+        ("eval/predictions.csv", "a result: move it elsewhere, and pass --output_dir and --cache_dir from now on"),
+    ],
+)
+def test_a_file_that_was_not_packed_is_found(name, remedy, tmp_path):
+    (tmp_path / "a.txt").touch()
+    write_manifest(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    (found,) = verify_manifest(tmp_path, [file for file in list_files(tmp_path)[0] if file != MANIFEST])
+    assert (found.file, found.found, found.remedy) == (name, "a file that MANIFEST.json does not name", remedy)

@@ -46,6 +46,17 @@ def test_images_of_a_study_come_and_objects_go(server, tmp_path, caplog, capfd):
         assert text not in caplog.text + shown.out + shown.err
 
 
+def test_instances_of_another_study_are_refused(server, tmp_path):
+    server.mixed_in = [pydicom.dcmread(write_xray(tmp_path / "other.dcm", StudyInstanceUID="1.2.3.78"))]
+    with (
+        serving(server) as url,
+        pytest.raises(
+            PacsError, match=r"the retrieval failed .*: it gave an instance of another study, attempt 1 of 3"
+        ),
+    ):
+        Pacs(url, Credentials(user="me", password=SECRET)).retrieve("1.2.3.77", tmp_path / "in")
+
+
 @pytest.mark.parametrize(
     ("fail", "asked", "match"),
     [

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import threading
+import time
 
 import nibabel as nib
 import numpy as np
@@ -100,18 +102,42 @@ def test_two_copies_of_a_file_have_different_ids(tree, tmp_path):
     assert second == f"{first}#2"
 
 
-def test_what_the_reader_refuses_is_set_aside_to_predict_and_stops_an_evaluation(tree):
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_what_the_reader_refuses_is_set_aside_to_predict_and_stops_an_evaluation(tree, threads):
     def cache():
         return VolumeCache([LoadImaged("image", reader=VolumeReader("CT"), ensure_channel_first=True)])
 
     items = find_volumes(str(tree), "", file_names=True).items
-    series = SeriesDataset(items, cache(), size=12, spatial_size=64)
-    assert len(series) == 5
+    series = SeriesDataset(items, cache(), size=12, spatial_size=64, threads=threads)
+    assert series.data == [each for each in items if each["image_id"] != "mask.nii.gz"]
     (refused,) = series.refused
     assert refused["image_id"] == "mask.nii.gz"
     assert "no air" in str(refused["report"]["checks"])
     with pytest.raises(ValueError, match=r"1 of 6 volumes cannot be used; .*\n- mask.nii.gz: HU range: no air"):
         WindowDataset(items, cache(), size=12)
+
+
+def test_not_more_series_are_prepared_at_once_than_there_are_threads(tree):
+    items, lock, inside, most = find_volumes(str(tree), "", file_names=True).items, threading.Lock(), 0, 0
+
+    class Counted(VolumeCache):
+        def open(self, item):
+            nonlocal inside, most
+            with lock:
+                inside, most = inside + 1, max(most, inside + 1)
+            time.sleep(0.05)
+            found = super().open(item)
+            with lock:
+                inside -= 1
+            return found
+
+    cache = Counted([LoadImaged("image", reader=VolumeReader("CT"), ensure_channel_first=True)])
+    with pytest.raises(ValueError, match="threads must be at least 0, got -1"):
+        SeriesDataset(items, cache, size=12, spatial_size=64, threads=-1)
+    SeriesDataset(
+        [each for each in items if each["image_id"] != "mask.nii.gz"], cache, size=12, spatial_size=64, threads=2
+    )
+    assert most == 2
 
 
 @pytest.mark.parametrize(("name", "reason"), [("nothing", "does not exist"), ("", "no CT series and no NIfTI file")])

@@ -89,6 +89,9 @@ def test_the_table_has_each_published_row_once_and_what_all_share_below():
     )
     assert "| TF | `layer3` | `resnet50` |" in text
     assert text.count("data BIMCV-COVID19") == 1
+    cuts = ("blocks.1", "blocks.2", "blocks.2")
+    rows = [{"published": find("TTL", cut, backbone="tf_efficientnet_lite0")} for cut in cuts]
+    assert "cut layer3.5 (ours: blocks.1, blocks.2)" in "\n".join(published_table(rows)), "of one row all cuts of ours"
     assert published_table([{"published": None}, {}]) == []
 
 

@@ -101,6 +101,7 @@ def test_one_repeat_shows_no_spread(results):
     text = results_table(results)
     assert "± 0" not in text
     assert "one run, so that no spread is known" in text
+    assert "t-test" not in text
 
 
 @pytest.mark.parametrize(

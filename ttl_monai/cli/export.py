@@ -26,9 +26,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--int8", action="store_true", help="quantise (onnx and openvino), on images of the run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/export/model[_int8] with its suffix")
     parser.add_argument(
-        "--dataset_dir", "--dataset-dir", type=Path, help="for --int8: folder of the images, in place of the run's"
+        "--dataset_dir", "--dataset-dir", type=Path, help="for --int8: folder of the run's images, if not made ones"
     )
-    parser.add_argument("--datalist", type=Path, help="for --int8: the datalist, in place of the run's")
+    parser.add_argument("--datalist", type=Path, help="for --int8: their datalist")
     parser.add_argument(
         "--calibration_images",
         "--calibration-images",

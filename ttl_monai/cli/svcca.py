@@ -23,10 +23,12 @@ def add_parser(subparsers: Any) -> None:
         description="Compare the features of two runs by SVCCA at each truncation point, with the coefficients that "
         "random features of the same size would have beside them, and at all pairs of points. Images: those of the "
         "training and validation sections that RUN_B was trained on; the test section is never used. Every position "
-        "of every image is a sample, every channel a feature. Written: similarity.png, matrix.png, similarity.csv and "
+        "of every image is a sample, every channel a feature. A run keeps no path of its data: "
+        "say where they are, unless the bundle made them. Written: similarity.png, matrix.png, similarity.csv and "
         "similarity.json.",
-        epilog="examples: ttl svcca initial bundles/covid_ttl/eval/ftl (what fine-tuning changed); "
-        "ttl svcca eval/ftl eval/ttl --points block; ttl svcca initial eval/ftl --points blocks.2 blocks.3",
+        epilog="examples: ttl svcca initial bundles/covid_ttl/eval/ftl (what fine-tuning changed, on made images); "
+        "ttl svcca eval/ftl eval/ttl --points block --dataset_dir DATA --datalist LIST; "
+        "ttl svcca initial eval/ftl --points blocks.2 blocks.3",
     )
     parser.add_argument(
         "run_a", metavar="RUN_A", help="folder of a run, or `initial`: the network of RUN_B before its training"
@@ -40,9 +42,9 @@ def add_parser(subparsers: Any) -> None:
         help="stage (ends of stages and of the network; default), block (blocks too), or names as `ttl points` lists",
     )
     parser.add_argument(
-        "--dataset_dir", "--dataset-dir", "--data", type=Path, metavar="DIR", help="folder of the images, if moved"
+        "--dataset_dir", "--dataset-dir", "--data", type=Path, metavar="DIR", help="folder of the images"
     )
-    parser.add_argument("--datalist", type=Path, metavar="FILE", help="another datalist than that of RUN_B")
+    parser.add_argument("--datalist", type=Path, metavar="FILE", help="datalist of RUN_B, or another one")
     parser.add_argument("--images", type=int, metavar="N", help="use N images, spread over the list (default: all)")
     parser.add_argument(
         "--null",

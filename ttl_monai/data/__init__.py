@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ttl_monai.data.phantom_tissue import demo_tissue_phantom, make_tissue_phantom
     from ttl_monai.data.reader import XrayReader
     from ttl_monai.data.seal import seal
+    from ttl_monai.data.series_dataset import SeriesDataset
     from ttl_monai.data.slices import segmentation_items, slice_items
     from ttl_monai.data.threads import ThreadedLoader
     from ttl_monai.data.transforms import BatchAugment, CenterSquareCropd, PrepareBatch
     from ttl_monai.data.volume import Volume, VolumeError, VolumeReport
     from ttl_monai.data.volume_cache import VolumeCache
     from ttl_monai.data.volume_reader import DicomSeriesReader, VolumeReader
-    from ttl_monai.data.window_datasets import RandomWindowDataset, SeriesDataset, WindowDataset
+    from ttl_monai.data.window_datasets import RandomWindowDataset, WindowDataset
     from ttl_monai.data.windows import WindowAugment, hu_to_unit, series_scores
 
 __all__ = [
@@ -78,7 +79,7 @@ _MODULES = {
     "PrepareBatch": "transforms",
     "DicomSeriesReader": "volume_reader",
     "RandomWindowDataset": "window_datasets",
-    "SeriesDataset": "window_datasets",
+    "SeriesDataset": "series_dataset",
     "SeriesRules": "dicom_choice",
     "ThreadedLoader": "threads",
     "Volume": "volume",

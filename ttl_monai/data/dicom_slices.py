@@ -16,7 +16,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from ttl_monai.data.dicom_file import IMAGE_TAGS, Refused, check_decoder, open_header
 
-__all__ = ["FOREIGN_SUFFIXES", "HEADER_TAGS", "NOT_ACQUIRED", "Slice", "list_files", "read_slices"]
+__all__ = ["FOREIGN_SUFFIXES", "HEADER_TAGS", "NOT_ACQUIRED", "Slice", "list_files", "read_slices", "why_unread"]
 
 HEADER_TAGS = (
     *IMAGE_TAGS,
@@ -95,13 +95,15 @@ class Slice:
 def list_files(paths: Iterable[Path]) -> list[Path]:
     """All files of folders, their subfolders too, and files given as such, in the order of their names.
 
+    A link that leads nowhere is one of them: what reads it says that it cannot be read.
+
     Raises:
         FileNotFoundError: for a path that is not there.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.is_file())
+            files += sorted(file for file in path.rglob("*") if file.is_file() or not file.exists())
         elif path.exists():
             files.append(path)
         else:
@@ -132,14 +134,20 @@ def read_slices(
     for file in files:
         try:
             found = _slices_of(file)
-        except (Refused, PermissionError) as error:
+        except (Refused, OSError) as error:
             if on_refusal is None:
                 raise
-            on_refusal(file, error if isinstance(error, Refused) else Refused("no permission to read it", file))
+            on_refusal(file, error if isinstance(error, Refused) else Refused(why_unread(error), file))
             continue
         slices += found
         others += not found
     return slices, others
+
+
+def why_unread(error: OSError) -> str:
+    """Why a file cannot be read, without its name."""
+    reasons = {PermissionError: "no permission to read it", FileNotFoundError: "a link that leads nowhere"}
+    return reasons.get(type(error), f"the file cannot be read ({type(error).__name__})")
 
 
 def _slices_of(path: Path) -> list[Slice]:

@@ -20,7 +20,8 @@ def is_volume(path: str | Path) -> bool:
     """Whether a path is a folder (of DICOM slices), or a NIfTI image with more than one slice.
 
     Raises:
-        ValueError: a NIfTI file that cannot be read.
+        ValueError: a damaged NIfTI file.
+        OSError: one that is not there, or may not be read.
     """
     if Path(path).is_dir():
         return True
@@ -28,7 +29,7 @@ def is_volume(path: str | Path) -> bool:
         return False
     try:
         shape = getattr(nib.load(path), "shape", ())
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # parsers raise anything on damaged files
         raise ValueError(f"{path}: expected a NIfTI image, but it cannot be read ({error})") from error

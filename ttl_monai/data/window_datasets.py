@@ -1,4 +1,4 @@
-"""Data sets of windows, random ones for training and all of them for evaluation, and of whole series to predict."""
+"""Data sets of windows, random ones for training and all of them for evaluation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from monai.transforms import Randomizable
 from torch.utils.data import Dataset
 
-from ttl_monai.data.volume import refusal_of
 from ttl_monai.data.volume_cache import VolumeCache, raise_unusable
 from ttl_monai.data.windows import WindowAugment, count_slices, cut_window, window_starts
 
-__all__ = ["RandomWindowDataset", "SeriesDataset", "WindowDataset"]
+__all__ = ["RandomWindowDataset", "WindowDataset", "cut_slices"]
 
 _OF_SERIES = ("patient", "image_id")  # what a window has from its series
 # Checks of the reader that, where it corrected something, put slices in or left some out (`check_gaps`, `check_stack`).
@@ -94,57 +93,10 @@ class WindowDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         described = self.data[index]
         array = self.cache.open(described).array
-        return {**described, "image": _cut(array, described["start"], self.size, self.spatial_size)}
+        return {**described, "image": cut_slices(array, described["start"], self.size, self.spatial_size)}
 
 
-class SeriesDataset(Dataset):
-    """Whole series, one an item, to predict; those that the reader refuses are set aside.
-
-    Items have `image` (1, K', spatial_size, spatial_size) in [0, 1], padded with air to a multiple of `size`, so that
-    windows without overlap are those of `WindowDataset`; `affine` (4, 4), from its (i, j, k) to mm in RAS; `slice_mm`
-    (K,), how far the middle of each slice lies towards the head (K <= K': none for the padding); and `image_id`.
-
-    Attributes:
-        data: the series that are sound.
-        refused: `image_id` and `report` of the others.
-
-    Args:
-        data: items with `image` and `image_id`.
-        cache: gives the volumes; the constructor prepares those that are not there yet.
-        size: slices in a window.
-        spatial_size: see `WindowDataset`.
-    """
-
-    def __init__(self, data: Sequence[Mapping[str, Any]], cache: VolumeCache, *, size: int, spatial_size: int) -> None:
-        self.cache, self.size, self.spatial_size = cache, size, spatial_size
-        self.refused: list[dict[str, Any]] = []
-        self.data = [item for item in data if self._is_sound(item)]
-
-    def _is_sound(self, item: Mapping[str, Any]) -> bool:
-        """Whether the reader takes a series; if not, its report is kept."""
-        try:
-            self.cache.open(item)
-        except (RuntimeError, ValueError) as error:
-            self.refused.append({"image_id": item["image_id"], "report": refusal_of(error).report.to_dict()})
-            return False
-        return True
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.data[index]
-        volume = self.cache.open(item)
-        slices, rows, columns = volume.array.shape
-        image = _cut(volume.array, 0, -(-slices // self.size) * self.size, self.spatial_size)
-        affine, numbers = volume.affine.copy(), np.arange(slices)
-        middle = affine[2] @ [(columns - 1) / 2, (rows - 1) / 2, 0, 1]
-        slice_mm = middle + affine[2, 2] * numbers
-        affine[:3, 3] += affine[:3, :2] @ [(full - self.spatial_size) // 2 for full in (columns, rows)]  # of the crop
-        return {"image_id": item["image_id"], "image": image, "affine": affine, "slice_mm": slice_mm}
-
-
-def _cut(array: np.ndarray, start: int, size: int, spatial_size: int | None) -> torch.Tensor:
+def cut_slices(array: np.ndarray, start: int, size: int, spatial_size: int | None) -> torch.Tensor:
     """Some slices (1, size, J, I); with `spatial_size` their centre as the network takes it, (1, size, S, S)."""
     image = torch.from_numpy(cut_window(array, start, size))[None]
     if spatial_size is None:

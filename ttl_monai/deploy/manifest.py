@@ -19,6 +19,8 @@ MANIFEST = "MANIFEST.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 FILE_LIMIT = 4 * 2**30
 """Bytes of one file. Above that nothing is read: no network here has a tenth of it."""
+MADE_BY_USE = ("eval", "cache", "data")
+"""Folders that a bundle writes into where it is told of no other place."""
 
 # One rule for archives, manifests and folders, which leaves no room for "..", "C:", "\", hidden or look-alike names.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -149,7 +151,10 @@ def verify_manifest(
     for name in sorted(there):
         wanted = expected.get(name, optional.get(name))
         if wanted is None:
-            findings.append(Finding(name, "", f"a file that {MANIFEST} does not name", "only named files", "remove it"))
+            made = name.split("/")[0] in MADE_BY_USE
+            remedy = "a result: move it elsewhere, and pass --output_dir and --cache_dir from now on"
+            what = f"a file that {MANIFEST} does not name"
+            findings.append(Finding(name, "", what, "only named files", remedy if made else "remove it"))
         elif (found := file_sha256(Path(folder, name))) != wanted:
             findings.append(Finding(name, "", f"sha256 {found}", f"sha256 {wanted}", "get the bundle anew"))
     return findings

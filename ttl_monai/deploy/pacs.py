@@ -38,6 +38,10 @@ class PacsError(ValueError):
     """A server that cannot be reached, or refuses; the message has no address, UID or credential."""
 
 
+class _OtherStudyError(Exception):
+    """An instance that was not asked for: it may be of another patient."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """What a server wants to know; it is never printed.
@@ -164,6 +168,8 @@ class Pacs:
         """One series, instance by instance, so that it need not fit into memory."""
         count = 0
         for dataset in self._client.iter_series(study, series, media_types=_AS_STORED):
+            if dataset.StudyInstanceUID != study:
+                raise _OtherStudyError
             dataset.save_as(folder / f"{count:06}.dcm", enforce_file_format=True)
             count += 1
         return count
@@ -198,6 +204,8 @@ class Pacs:
                 reason, again = "its certificate is not trusted (REQUESTS_CA_BUNDLE names a file of others)", False
             except requests.exceptions.InvalidSchema:
                 reason, again = "it leads to an address without TLS", False
+            except _OtherStudyError:
+                reason, again = "it gave an instance of another study", False
             except requests.RequestException as error:
                 reason, again = f"no answer ({type(error).__name__})", True
             except Exception as error:  # parsers of a damaged answer raise anything, with texts that quote it

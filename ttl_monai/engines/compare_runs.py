@@ -17,7 +17,7 @@ from ttl_monai.analysis import pick_transition
 from ttl_monai.data import Datalist, PrepareBatch
 from ttl_monai.engines.datasets import mask_items, open_data
 from ttl_monai.engines.feature_moments import GROUPS, LayerMoments, Null, PatientMoments, Points
-from ttl_monai.engines.runs import build_dataset, build_network, build_preprocessing, load_spec
+from ttl_monai.engines.runs import GIVEN, build_dataset, build_network, build_preprocessing, load_spec
 from ttl_monai.engines.similarity import feed, image_batches, to_rows, transitions
 from ttl_monai.handlers.svcca import spread
 from ttl_monai.networks.features import choose_points, points_of
@@ -65,34 +65,36 @@ def _run_folder(path: str | Path) -> Path:
 def run_data(
     run_dir: str | Path, dataset_dir: str | Path | None = None, datalist: str | Path | None = None
 ) -> Datalist:
-    """The data that a run was trained on, or the given one.
+    """The data that are given, or those that the run's bundle made for it.
 
     Args:
         run_dir: folder of the run, with the config of the training in `run.json`.
-        dataset_dir: folder of the images, in place of the run's.
+        dataset_dir: folder of the images. `run.json` holds no path of data, so that it has to be said again.
         datalist: likewise.
 
     Raises:
         ValueError: the run's data cannot be found (with the remedy).
     """
-    config = json.loads(Path(run_dir, "run.json").read_text())["config"]
-    folder, listed = dataset_dir or config.get("dataset_dir"), datalist or config.get("datalist")
-    if folder is not None and listed is not None:
-        for option, path in (("dataset_dir", folder), ("datalist", listed)):
-            if not Path(path).exists():
-                raise ValueError(f"{path} does not exist here: say by --{option} where the images of the run are.")
-        return open_data(str(folder), str(listed), "")
-    if folder is not None or listed is not None:
-        return open_data(folder and str(folder), listed and str(listed), "")  # says what is missing
-    demo = config.get("demo_dir", "")
-    if demo.startswith("$"):
-        bundles = [each for each in Path(run_dir).absolute().parents if (each / "configs" / "train.json").is_file()]
-        if not bundles:
-            raise ValueError(
-                f"{Path(run_dir).name} was trained on images that its bundle made, and it lies in no bundle: pass "
-                "--dataset_dir and --datalist."
-            )
-        demo = str(bundles[0] / "data" / config["make_demo"])
+    record, name = json.loads(Path(run_dir, "run.json").read_text()), Path(run_dir).name
+    for option, path in (("dataset_dir", dataset_dir), ("datalist", datalist)):
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"{path} does not exist here: say by --{option} where the images of the run are.")
+    if dataset_dir is not None or datalist is not None:
+        data = open_data(dataset_dir and str(dataset_dir), datalist and str(datalist), "")  # says what is missing
+        if record["data"]["sha256"] not in (data.sha256, data.origin_sha256):
+            logger.warning("%s was trained on another datalist than the given one (by SHA-256).", name)
+        return data
+    config = record["config"]
+    demo = config.get("demo_dir", GIVEN)
+    if config.get("dataset_dir") is not None or not demo.startswith("$"):
+        raise ValueError(f"{name} keeps no path of the data that it was trained on: pass --dataset_dir and --datalist.")
+    bundles = [each for each in Path(run_dir).absolute().parents if (each / "configs" / "train.json").is_file()]
+    if not bundles:
+        raise ValueError(
+            f"{name} was trained on images that its bundle made, and it lies in no bundle: pass --dataset_dir and "
+            "--datalist."
+        )
+    demo = str(bundles[0] / "data" / config["make_demo"])
     return open_data(None, None, demo, load_spec(run_dir), make=config["make_demo"])
 
 
@@ -156,7 +158,7 @@ def compare_runs(
         run_a: folder of a run, or "initial": the second run's network before training.
         run_b: folder of a run; its preprocessing is used.
         points: "stage", "block" or names.
-        dataset_dir: folder of the images, in place of the run's.
+        dataset_dir: folder of the images; None for those that the run's bundle made.
         datalist: likewise. Its test section is never used.
         images: how many (of volumes that are cut: slices with foreground), spread over the list; None takes all.
         null: see `compare_networks`.

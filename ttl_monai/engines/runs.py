@@ -20,6 +20,9 @@ from ttl_monai.networks.checkpoints import LoadReport
 
 logger = logging.getLogger(__name__)
 
+GIVEN = "given"  # what run.json has for a path that somebody passed
+_PLACES = ("bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir")
+
 
 def model_spec() -> dict[str, Any]:
     """What the model of the running training is, for `model.json`: everything that a prediction needs.
@@ -56,7 +59,8 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
 
     Returns:
         Strategy, seed, data hash and counts, parameters, MACs (paper's convention, at the run's image size), what
-        weights it starts from and what became of their keys, device, and the merged config.
+        weights it starts from and what became of their keys, device, and the merged config. Names of folders may be
+        names of patients: of a path that was passed, the config says no more than that it was (`GIVEN`).
     """
     workflow = find_workflow()
     content = workflow.parser.get_parsed_content
@@ -74,8 +78,14 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
         "weights": _weights(network),
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "config": json.loads(json.dumps(workflow.parser.config, default=str)),
+        "config": _without_places(json.loads(json.dumps(workflow.parser.config, default=str))),
     }
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without the paths that were passed; the expressions of the bundle stay."""
+    passed = {name: config[name] for name in _PLACES if isinstance(config.get(name), str)}
+    return config | {name: GIVEN for name, path in passed.items() if not path.startswith(("$", "@", "%"))}
 
 
 def _weights(network: torch.nn.Module) -> dict[str, Any] | None:
@@ -190,6 +200,7 @@ def build_dataset(
     *,
     whole_series: bool = False,
     gaps: str | None = None,
+    threads: int = 1,
 ) -> Any:
     """Items as the network of a run takes them: the run's evaluation data set on other data.
 
@@ -199,6 +210,7 @@ def build_dataset(
         cache_dir: folder for prepared images; None keeps none.
         whole_series: one item a series (`SeriesDataset`) instead of its windows.
         gaps: what the reader of volumes does about unequal gaps ("refuse", "resample"); None: as the run did.
+        threads: that prepare whole series.
 
     Returns:
         The data set.
@@ -207,7 +219,7 @@ def build_dataset(
     folder = None if cache_dir is None else Path(cache_dir)
     spec = {**load_spec(run_dir)["dataset"], "_mode_": "callable"}
     if whole_series:
-        spec |= {"_target_": "ttl_monai.data.SeriesDataset"}
+        spec |= {"_target_": "ttl_monai.data.SeriesDataset", "threads": threads}
         del spec["min_slices"]
     if gaps is not None:
         reader_options(spec["cache"]["transform"])["gaps"] = gaps

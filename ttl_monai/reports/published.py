@@ -10,6 +10,7 @@ from typing import Any
 
 HEADS = ("published", "cut", "network", "AUROC", "AUPRC", "params (M)", "MACs (G)", "source", "what differs")
 RULES = ("---", "---", "---", "---:", "---:", "---:", "---:", "---", "---")
+_OURS = " (ours: "
 FIGURES = ("auroc", "auprc", "params", "macs", "cpu_s", "gpu_s")
 
 
@@ -70,13 +71,24 @@ def published_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         A heading line, the table, and a line with what differs in all of them.
     """
     found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    # What differs, and where it is a value the values of all rows of ours that stand beside one published row.
+    differing: dict[tuple[Any, ...], dict[str, list[str]]] = {}
     for row in rows:
         if row.get("published"):
             each = row["published"]
-            found.setdefault((each["strategy"], each["cut"], each["backbone"]), each)
+            key = each["strategy"], each["cut"], each["backbone"]
+            found.setdefault(key, each)
+            for text in each["differs"].split("; "):
+                what, _, ours = text.partition(_OURS)
+                values = differing.setdefault(key, {}).setdefault(what, [])
+                if ours and ours[:-1] not in values:
+                    values.append(ours[:-1])
     if not found:
         return []
-    said = {key: each["differs"].split("; ") for key, each in found.items()}
+    said = {
+        key: [f"{what}{_OURS}{', '.join(ours)})" if ours else what for what, ours in texts.items()]
+        for key, texts in differing.items()
+    }
     shared = [text for text in next(iter(said.values())) if all(text in texts for texts in said.values())]
     lines = ["Published by the paper's authors, not measured here:", "", *(_line(each) for each in (HEADS, RULES))]
     for key, each in found.items():
@@ -111,7 +123,7 @@ def _differs(
         ("epochs at most", str(found["max_epochs"] or "not stated"), str(table["max_epochs"])),
     ]
     said = [
-        f"{what} {theirs} (ours: {ours})"
+        f"{what} {theirs}{_OURS}{ours})"
         for what, theirs, ours in pairs
         if theirs != ours and not (what == "cut" and row["cut"] in best.get("aliases", ()))
     ]

@@ -232,15 +232,12 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about
         else f"mean ± sample standard deviation over {repeats} repeats, each with its own {source}"
     )
     threads = f", {results['threads']} threads" if "threads" in results else ""
-    noise = (
-        "Bold: better than every other line in a paired t-test over the splits (p < 0.05)."
-        if bold
-        else "No value is bold: none beats every other line in a paired t-test over the splits (p < 0.05)."
-    )
+    test = "every other line in a paired t-test over the splits (p < 0.05)."
+    noise = f" Bold: better than {test}" if bold else f" No value is bold: none beats {test}"
     return [
         f"Dataset: {results['dataset']}. Backbone: `{results['backbone']}`, weights: `{results['weights']}`, "
         f"{pixels}, at most {results['max_epochs']} epochs. Test set, {spread}. {about} Latency: "
-        f"one image on the CPU{threads}. {noise}",
+        f"one image on the CPU{threads}.{'' if counts == [1] else noise}",
         *(line for note in results.get("notes", ()) for line in ("", note)),
         "",
         f"Repeat it: `{results['command']}`",

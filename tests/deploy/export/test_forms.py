@@ -100,3 +100,22 @@ def test_a_missing_package_is_named_with_the_remedy(form, module, tmp_path, monk
     with pytest.raises(ValueError, match=rf"needs {module}: pip install 'ttl-monai\[export\]'"):
         write_form(toy_network(), torch.zeros(2, 1, 9, 9), tmp_path / f"m{FORMS[form]}", {})
     assert not list(tmp_path.iterdir())
+
+
+class Branching(nn.Module):
+    """What no exporter can follow: the number of its layers depends on the pixels."""
+
+    def forward(self, image):
+        for _ in range(int(image.sum())):
+            image = image + 1
+        return image.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_a_network_that_cannot_be_expressed_gives_one_line(form, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"(ONNX|torch\.export) cannot express this network: .*Take another --to"
+    ) as caught:
+        write_form(Branching(), torch.rand(2, 1, 8, 8), tmp_path / f"model{FORMS[form]}", METADATA)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -56,8 +56,8 @@ def write_form(
         beside: of TorchScript, further JSON files in it by name, as MONAI puts inference.json there.
 
     Raises:
-        ValueError: the suffix is that of no form, a package is missing, `beside` for another form, or
-            TorchScript cannot express the network.
+        ValueError: the suffix is that of no form, a package is missing, `beside` for another form, or the form
+            cannot express the network.
     """
     writers = {".onnx": _write_onnx, ".xml": _write_openvino, ".pt2": _write_pt2}
     if path.suffix not in FORMS.values():
@@ -84,10 +84,20 @@ def _less_noise() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _refusals_told(form: str) -> Iterator[None]:
+    """Turn what an exporter raises into one line; its further lines quote source code and places of this machine."""
+    try:
+        yield
+    except (RuntimeError, FrontendError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+        raise ValueError(f"{form} cannot express this network: {first}. Take another --to") from error
+
+
 def onnx_model(network: nn.Module, example: torch.Tensor) -> Any:
     """The network as an ONNX model in memory (`onnx.ModelProto`), without what the exporter noted of this machine."""
     require("onnxscript")
-    with _less_noise():
+    with _less_noise(), _refusals_told("ONNX"):
         program: Any = torch.onnx.export(
             network,
             (example,),
@@ -147,10 +157,9 @@ def _write_torchscript(network: nn.Module, path: Path, files: Mapping[str, Any])
     whole = path.with_suffix(".tmp")
     extra = {name: json.dumps(content) for name, content in files.items()}
     try:
-        torch.jit.save(torch.jit.script(network), whole, _extra_files=extra)
+        with _refusals_told("TorchScript"):
+            torch.jit.save(torch.jit.script(network), whole, _extra_files=extra)
         _copy_records(whole, path, lambda name: not name.endswith(".debug_pkl"))
-    except FrontendError as error:  # its further lines quote the source
-        raise ValueError(f"TorchScript has no words for this network: {str(error).splitlines()[0]}") from error
     finally:
         whole.unlink(missing_ok=True)
 
@@ -168,7 +177,8 @@ def _copy_records(source: Path, target: Path, wanted: Callable[[str], bool]) -> 
 
 
 def _write_pt2(network: nn.Module, example: torch.Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with _refusals_told("torch.export"):
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})

@@ -61,8 +61,8 @@ def export_run(
         form: one of `FORMS`.
         int8: quantise weights and activations (ONNX and OpenVINO).
         out: the file; default: `export/model.onnx`, `export/model_int8.onnx` and so on in the run's folder.
-        dataset_dir: for int8, folder of the images, in place of the run's.
-        datalist: for int8, the datalist, in place of the run's.
+        dataset_dir: for int8, folder of the images; None for those that the run's bundle made.
+        datalist: for int8, likewise.
         calibration_images: for int8, of how many training images the ranges of the activations are taken.
         max_drop: for int8, how much AUROC or Dice on the validation section may be lost.
 

@@ -183,11 +183,12 @@ def _system(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
 
 
 def _commands(name: str) -> str:
-    run = "python -W ignore -m monai.bundle run --config_file"
+    run, data = "python -W ignore -m monai.bundle run --config_file", "--dataset_dir DATA --datalist LIST"
+    elsewhere = "--output_dir OUT --cache_dir CACHE"  # the MANIFEST names no file that is written into the bundle
     return f"""```bash
-{run} {name}/configs/inference.json --dataset_dir IMAGES
-{run} "['{name}/configs/train.json','{name}/configs/evaluate.json']" --dataset_dir DATA --datalist LIST
-{run} {name}/configs/train.json --dataset_dir DATA --datalist LIST
+{run} {name}/configs/inference.json --dataset_dir IMAGES --output_dir OUT
+{run} "['{name}/configs/train.json','{name}/configs/evaluate.json']" {data} {elsewhere}
+{run} {name}/configs/train.json {data} {elsewhere}
 ```
 
 ```python

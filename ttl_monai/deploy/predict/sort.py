@@ -12,10 +12,11 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from ttl_monai.data import SeriesRules, VolumeReport, find_series
 from ttl_monai.data.dicom_file import Refused, open_header
-from ttl_monai.data.dicom_slices import NOT_ACQUIRED
+from ttl_monai.data.dicom_slices import NOT_ACQUIRED, why_unread
 from ttl_monai.data.keys import pseudonym
 from ttl_monai.data.reader import format_of
 from ttl_monai.data.slices import is_volume
+from ttl_monai.deploy.dicom_out.identity import MANUFACTURER
 from ttl_monai.deploy.predict.staging import Staged, link
 from ttl_monai.deploy.predict.suitability import JUDGED_TAGS, judge, judge_undescribed
 from ttl_monai.files import file_sha256
@@ -132,18 +133,20 @@ def _read_headers(staged: Iterable[Staged]) -> tuple[dict[Path, Dataset], dict[P
     others: set[Path] = set()
     for each in staged:
         try:
+            each.path.stat()  # a link that leads nowhere has no format
             if format_of(each.path) != "dicom":
                 continue
-            header, _ = open_header(each.path, [*JUDGED_TAGS, *_IDS, "Rows"])
+            header, _ = open_header(each.path, [*JUDGED_TAGS, *_IDS, "Rows", "Manufacturer"])
             is_folder = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-            if is_folder or str(header.get("Modality") or "") in NOT_ACQUIRED:
+            ours = header.get("Manufacturer") == MANUFACTURER  # stored beside the images by an earlier prediction
+            if is_folder or ours or str(header.get("Modality") or "") in NOT_ACQUIRED:
                 others.add(each.path)
             else:
                 headers[each.path] = header
         except Refused as refusal:
             broken[each.path] = refusal.reason
         except OSError as error:
-            broken[each.path] = f"the file cannot be read ({type(error).__name__})"
+            broken[each.path] = why_unread(error)
         except Exception as error:  # values that are no numbers or words; the texts may quote them
             broken[each.path] = f"damaged DICOM header ({type(error).__name__})"
     return headers, broken, others
@@ -179,6 +182,9 @@ class _Sorter:
         self._item("image", kind, [file], Dataset(), "", report)
         try:
             takes = "series" if is_volume(file) else "image"
+        except OSError as error:
+            report.note("files", "refused", why_unread(error))
+            return
         except ValueError:
             report.note("files", "refused", f"a damaged {kind} file")
             return

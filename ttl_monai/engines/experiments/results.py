@@ -24,8 +24,9 @@ from ttl_monai.reports.published import published_row
 
 SETTINGS = ("spatial_size", "batch_size", "max_epochs", "learning_rate")
 _COMPARED = {"segmentation": ("dice", "jaccard")}  # by task; else AUROC and AUPRC
-_BOOTSTRAP = "bootstrap over patients (percentile), paired by image; p: paired t-test over the repeats"
-_T_TEST = "no interval: predictions.csv of several labels has no unknown ones; p: paired t-test over the repeats"
+_BOOTSTRAP = "bootstrap over patients (percentile), paired by image"
+_NO_INTERVAL = "no interval: predictions.csv of several labels has no unknown ones"
+_P = {True: "p: paired t-test over the repeats", False: "one repeat, hence no p"}
 
 
 def make_table(
@@ -145,9 +146,12 @@ def compare_rows(plan: Plan, first: Row, second: Row) -> list[dict[str, Any]]:
     numbers = range(len(plan.repeats))
     task = load_spec(plan.run(first, 0))["task"]
     names = _COMPARED.get(task, ("auroc", "auprc"))
-    head = {"a": first.name, "b": second.name}
+    head, p = {"a": first.name, "b": second.name}, _P[len(numbers) > 1]
     if task == "multi-label":
-        return [{**head, **_by_repeat(plan, first, second, f"test_{name}"), "method": _T_TEST} for name in names]
+        return [
+            {**head, **_by_repeat(plan, first, second, f"test_{name}"), "method": f"{_NO_INTERVAL}; {p}"}
+            for name in names
+        ]
     scores = []
     for number in numbers:
         a, b = (_predicted(plan.cell(row, number), task) for row in (first, second))
@@ -167,7 +171,7 @@ def compare_rows(plan: Plan, first: Row, second: Row) -> list[dict[str, Any]]:
             "p": _plain(found[name].p),
             "patients": found[name].patients,
             "left_out": found[name].left_out,
-            "method": _BOOTSTRAP,
+            "method": f"{_BOOTSTRAP}; {p}",
         }
         for name in names
     ]

@@ -29,6 +29,7 @@ import onnxruntime
 import openvino
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from ttl_monai.deploy.export import TOLERANCE, ExportedNetwork
 from ttl_monai.deploy.export.forms import onnx_model, save_onnx, save_openvino
@@ -197,7 +198,7 @@ def draw(document: dict[str, Any], path: Path, batch: int = 8) -> None:
             ratios = [rows[(side, *key)]["ratio"] for key in ENGINES]
             bars = panel.barh(np.arange(len(ENGINES)) + offset, ratios, 0.38, color=colour, label=side, left=0)
             panel.bar_label(bars, [f"{value:.2f}" for value in ratios], padding=2, fontsize=8, bbox=white)
-        panel.set(xscale="log", xlim=(0.02, 4), title=f"{name}\ncut at {NETWORKS[name]['cut']}")
+        panel.set(xscale="log", xlim=(0.02, 8), title=f"{name}\ncut at {NETWORKS[name]['cut']}")
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set_yticks(range(len(ENGINES)), ENGINES.values())
         panel.set_xticks([0.03, 0.1, 0.3, 1, 3], ["0.03", "0.1", "0.3", "1", "3"])
@@ -224,7 +225,7 @@ def main() -> None:
         document = json.loads(arguments.source.read_text())
     else:
         document = {"machine": machine(), "rounds": arguments.rounds, "rows": []}
-        for name in arguments.networks:
+        for name in tqdm(arguments.networks, desc="networks", disable=None):
             document["rows"] += measure(name, arguments.rounds, arguments.batches)
     print(table(document))
     if arguments.out:

@@ -250,5 +250,5 @@ class Datalist:
             found = count_classes(self.task, self.class_names, labels)
             if found != counts:
                 what = f"the header counts {counts} in {section}, the list has {found}"
-                problems.append(ListProblem(what, [], "the file was edited"))
+                problems.append(ListProblem(what, [], "the file was edited: make it anew with `ttl datalist`"))
         return problems

@@ -59,6 +59,9 @@ def test_one_of_the_same_name_and_networks_is_replaced():
     both = take_experiment(record, other)
     assert [picture_name(both, k) for k in range(3)] == ["pooling.png", "pooling1.png", "saliency.png"]
     assert "someone" not in json.dumps(both)
+    headings = [line for line in experiments_section(both, {}).splitlines() if line.startswith("#")]
+    title = "### With and without pooling before the head"
+    assert headings == [f"{title}: `lite0` from none", f"{title}: `resnet18` from none", "### Where the evidence lies"]
 
 
 def test_shares_have_their_intervals_and_are_nan_where_unknown():

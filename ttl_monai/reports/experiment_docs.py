@@ -59,6 +59,8 @@ def experiments_section(content: Mapping[str, Any], pictures: Mapping[str, str])
     lines: list[str] = []
     for number, each in enumerate(content["experiments"]):
         title = TITLES[each["experiment"]]
+        if [other["experiment"] for other in content["experiments"]].count(each["experiment"]) > 1:
+            title += ": " + ", ".join(f"`{table['backbone']}` from {table['weights']}" for table in each["tables"])
         lines += [f"### {title}", ""]
         for table in each["tables"]:
             if each["experiment"] == "saliency":

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from ptflops.pytorch_ops import bn_flops_counter_hook
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from ttl_monai.networks import ResNeXt3D, count_macs, count_params, measure_latency, truncate
+from ttl_monai.networks import ResNeXt3D, count_macs, count_params, measure_latencies, measure_latency, truncate
 from ttl_monai.networks.tracing import trace
 
 TABLE = list(csv.DictReader(Path(__file__).with_name("truncation_points.csv").open()))
@@ -144,6 +145,24 @@ def test_latency_grows_with_the_work():
     small, large = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(64, 64, 7))
     x = torch.rand(1, 3, 96, 96)
     assert 0 < measure_latency(small, x, repeats=5) < measure_latency(large, x, repeats=5)
+
+
+def test_latencies_are_measured_in_turn():
+    order = []
+
+    class Named(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, image):
+            order.append(self.name)
+            time.sleep(0.01 if self.name == "slow" else 0.001)
+            return image
+
+    fast, slow = measure_latencies([(Named(name), torch.rand(1)) for name in ("fast", "slow")], repeats=3)
+    assert order == ["fast", "slow"] * 5, "two rounds of warm-up, then three that count"
+    assert fast < slow
 
 
 def test_latency_needs_a_repeat():

@@ -80,7 +80,8 @@ def run_data(
         if path is not None and not Path(path).exists():
             raise ValueError(f"{path} does not exist here: say by --{option} where the images of the run are.")
     if dataset_dir is not None or datalist is not None:
-        data = open_data(dataset_dir and str(dataset_dir), datalist and str(datalist), "")  # says what is missing
+        folder = None if dataset_dir is None else str(dataset_dir)
+        data = open_data(folder, None if datalist is None else str(datalist), "")  # says which of the two is missing
         if record["data"]["sha256"] not in (data.sha256, data.origin_sha256):
             logger.warning("%s was trained on another datalist than the given one (by SHA-256).", name)
         return data

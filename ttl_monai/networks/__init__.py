@@ -1,7 +1,7 @@
 """Networks: truncation points of any backbone, surgery, pretrained weights, classifier and U-Net, complexity."""
 
 from ttl_monai.networks.classifier import TransferClassifier
-from ttl_monai.networks.complexity import count_macs, count_params, measure_latency
+from ttl_monai.networks.complexity import count_macs, count_params, measure_latencies, measure_latency
 from ttl_monai.networks.features import PointFeatures
 from ttl_monai.networks.inferer import SeriesInferer
 from ttl_monai.networks.inflate import inflate
@@ -40,6 +40,7 @@ __all__ = [
     "list_points",
     "load_smp_unet",
     "mean_activations",
+    "measure_latencies",
     "measure_latency",
     "param_groups",
     "randomise_down",

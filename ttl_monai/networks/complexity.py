@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -123,27 +123,36 @@ def count_macs(model: nn.Module, example_input: torch.Tensor, *, convention: Con
 
 
 def measure_latency(model: nn.Module, example_input: torch.Tensor, *, repeats: int = 20) -> float:
-    """Median wall time of a forward pass in milliseconds, on the device of the model.
+    """Median wall time of a forward pass in milliseconds, on the device of the model: see `measure_latencies`."""
+    return measure_latencies([(model, example_input)], repeats=repeats)[0]
+
+
+def measure_latencies(pairs: Sequence[tuple[nn.Module, torch.Tensor]], *, repeats: int = 20) -> list[float]:
+    """Median wall times of forward passes in milliseconds, each on the device of its model.
+
+    The models run in turn, so that what else the machine does slows all of them and they can be compared.
 
     Args:
-        model: the network; it runs in evaluation mode and is left as it was found.
-        example_input: (B, C, *spatial).
-        repeats: timed passes, after a warm-up of a quarter as many (at least 2).
+        pairs: networks, each with its input (B, C, *spatial); they run in evaluation mode and are left as they were
+            found.
+        repeats: timed passes of each, after a warm-up of a quarter as many (at least 2).
 
     Raises:
         ValueError: `repeats` is less than 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    device = _device_of(model)
-    example_input = example_input.to(device)
-    times = []
-    with eval_mode(model):
+    placed = [(model, image.to(_device_of(model))) for model, image in pairs]
+    times: list[list[float]] = [[] for _ in pairs]
+    with ExitStack() as stack:
+        for model, _ in pairs:
+            stack.enter_context(eval_mode(model))
         for turn in range(-max(2, repeats // 4), repeats):
-            start = time.perf_counter()
-            model(example_input)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn >= 0:
-                times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+            for (model, image), taken in zip(placed, times, strict=True):
+                start = time.perf_counter()
+                model(image)
+                if image.is_cuda:
+                    torch.cuda.synchronize(image.device)
+                if turn >= 0:
+                    taken.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(taken) for taken in times]

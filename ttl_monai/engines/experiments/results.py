@@ -19,7 +19,7 @@ from ttl_monai.data import Datalist
 from ttl_monai.engines.experiments.cells import Plan, Row
 from ttl_monai.engines.runs import build_network, load_spec
 from ttl_monai.engines.search.space import quiet
-from ttl_monai.networks import measure_latency
+from ttl_monai.networks import measure_latencies
 from ttl_monai.reports.published import published_row
 
 SETTINGS = ("spatial_size", "batch_size", "max_epochs", "learning_rate")
@@ -77,7 +77,8 @@ def make_rows(plan: Plan, output_dir: Path) -> list[dict[str, Any]]:
         its trainings, and `run`, the folder of the first.
     """
     rows = []
-    for row in plan.rows:
+    taken = latencies([plan.run(row, 0) for row in plan.rows])
+    for row, latency in zip(plan.rows, taken, strict=True):
         repeats = [read_cell(plan, row, number) for number in range(len(plan.repeats))]
         run = plan.run(row, 0)
         record = _read(run / "run.json")
@@ -87,7 +88,7 @@ def make_rows(plan: Plan, output_dir: Path) -> list[dict[str, Any]]:
                 "cut": row.cut or ("all" if row.strategy == "HTL" else None),
                 "repeats": repeats,
                 **{name: record[name] for name in ("params", "trainable_params", "macs")},
-                **latencies(run),
+                **latency,
                 "seconds": round(sum(each["wall_s"] for each in repeats), 1),
                 "run": Path(os.path.relpath(run, output_dir)).as_posix(),
             }
@@ -115,16 +116,20 @@ def read_cell(plan: Plan, row: Row, number: int) -> dict[str, Any]:
     }
 
 
-def latencies(run: Path) -> dict[str, float]:
-    """Median milliseconds of one image through the network of a run, on the CPU and, where it is there, by CUDA."""
-    with quiet("ttl_monai"):  # the weights were announced when it was trained
-        network, spec = build_network(run), load_spec(run)
-    size = spec["spatial_size"]
-    shape = size if isinstance(size, list) else (size, size)
-    image = torch.rand(1, spec["network_def"]["in_channels"], *shape)
-    found = {"latency_ms": round(measure_latency(network, image, repeats=50), 2)}
+def latencies(runs: Sequence[Path]) -> list[dict[str, float]]:
+    """Median milliseconds of one image through the networks of runs, on the CPU and, where it is there, by CUDA."""
+    pairs = []
+    for run in runs:
+        with quiet("ttl_monai"):  # the weights were announced when it was trained
+            network, spec = build_network(run), load_spec(run)
+        size = spec["spatial_size"]
+        shape = size if isinstance(size, list) else (size, size)
+        pairs.append((network, torch.rand(1, spec["network_def"]["in_channels"], *shape)))
+    found = [{"latency_ms": round(each, 2)} for each in measure_latencies(pairs, repeats=50)]
     if torch.cuda.is_available():
-        found["latency_gpu_ms"] = round(measure_latency(network.to("cuda"), image, repeats=50), 2)
+        pairs = [(network.to("cuda"), image) for network, image in pairs]
+        on_gpu = measure_latencies(pairs, repeats=50)
+        found = [{**each, "latency_gpu_ms": round(ms, 2)} for each, ms in zip(found, on_gpu, strict=True)]
     return found
 
 

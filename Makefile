@@ -13,7 +13,7 @@ BUNDLE_RUN := $(BIN)/python -W ignore -m monai.bundle run --config_file
 JSON := $(BIN)/pretty-format-json --indent 4 --no-sort-keys --no-ensure-ascii
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all quality style clean
+.PHONY: help venv demo test test-all quality style docs clean
 
 help:  ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ style: $(VENV)/.dev  ## format code and configs
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find bundles experiments -path '*/configs/*.json' -o -path 'experiments/*.json' | xargs $(JSON) --autofix
+
+docs: $(VENV)/.dev  ## write tables and pictures of README and model cards anew from the committed records
+	for bundle in bundles/*_ttl; do $(BIN)/ttl table $$bundle || exit 1; done
+	$(BIN)/ttl table bundles/covid_ttl --readme README.md
+	PYTHONPATH=$(CURDIR) $(BIN)/python -W ignore benchmarks/inference.py --from benchmarks/inference.json --readme README.md
+	PYTHONPATH=$(CURDIR) $(BIN)/python -W ignore benchmarks/files.py --from benchmarks/files.json --readme README.md
 
 clean:  ## remove the environment, caches, and what demos and trainings left in the bundles
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,7 @@ run in turn within each round, so that a busy machine slows all of them; medians
 `ahead + batch_size` decoded images beside the batch in use (`most_alive` is what was seen).
 
     python benchmarks/files.py [--rounds 5] [--patients 60] [--out benchmarks/files.json] [--readme README.md]
+    python benchmarks/files.py --from benchmarks/files.json --readme README.md    # the table anew
 """
 
 from __future__ import annotations
@@ -127,28 +128,34 @@ def table(document: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Measure, print, and write on request."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
-    parser.add_argument("--patients", type=int, default=60, help="of the made x-rays (default 60)")
-    parser.add_argument("--width", nargs=2, type=int, default=[1000, 2000], metavar="PX", help="smallest and largest")
-    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
-    parser.add_argument("--readme", type=Path, help="put the table into the section `files` of this README")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make the images, and measure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = make_phantom(folder / "data", patients=arguments.patients, size=tuple(arguments.width))
         data = Datalist.load(made, made.parent)
         items = [{"image": item["image"]} for section in data.entries for item in data.section(section)]
-        document = {
+        return {
             "images": len(items),
             "width": arguments.width,
             "rounds": arguments.rounds,
             "threads": torch.get_num_threads(),
             "rows": measure(items, folder, arguments.rounds),
         }
+
+
+def main() -> None:
+    """Measure, print, and write on request."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
+    parser.add_argument("--patients", type=int, default=60, help="of the made x-rays (default 60)")
+    parser.add_argument("--width", nargs=2, type=int, default=[1000, 2000], metavar="PX", help="smallest and largest")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="read the numbers instead")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    parser.add_argument("--readme", type=Path, help="put the table into the section `files` of this README")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    document = json.loads(arguments.source.read_text()) if arguments.source else run(arguments)
     print(table(document))
     if arguments.out:
         arguments.out.write_text(json.dumps(document, indent=4) + "\n")

@@ -1,9 +1,13 @@
 """What the README shows works as it stands."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from ttl_monai.reports import update_section
 
 REPO = Path(__file__).resolve().parents[1]
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -33,3 +37,15 @@ def test_make_targets_that_the_readme_names_exist():
     targets = set(re.findall(r"`?make ([a-z-]+)", README))
     assert {"demo", "test", "quality", "test-all"} <= targets
     assert not [target for target in targets if not re.search(rf"^{target}:.*## ", makefile, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize(("section", "name"), [("latency", "inference"), ("files", "files")])
+def test_what_benchmarks_found_is_that_of_their_records(section, name):
+    spec = importlib.util.spec_from_file_location(name, REPO / f"benchmarks/{name}.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    record = json.loads((REPO / f"benchmarks/{name}.json").read_text())
+    text = benchmark.table(record)
+    if section == "latency":
+        text = f"{re.search('!.*inference.png.', README)[0]}\n\n{text}"
+    assert update_section(README, section, text) == README, "make docs"

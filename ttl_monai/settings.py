@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 __all__ = ["read_setting"]
 
+_NAMES = re.compile(r"\[\s*([\w.+:-]+(?:\s*,\s*[\w.+:-]+)*)\s*\]")
+
 
 def read_setting(text: str) -> tuple[str, Any]:
     """A value of a config: `ID=VALUE`, the value read as a Python literal where it is one.
+
+    A list of names needs no quotes, of which a shell would leave none: `points=[blocks.1, blocks.2]`.
 
     Raises:
         ValueError: no ID or no value.
@@ -20,4 +25,5 @@ def read_setting(text: str) -> tuple[str, Any]:
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return name, value
+        names = _NAMES.fullmatch(value)
+        return name, re.split(r"\s*,\s*", names[1]) if names else value

@@ -238,8 +238,3 @@ def test_without_highdicom_the_remedy_is_told(predict, tmp_path, monkeypatch):
     monkeypatch.setattr(identity.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs highdicom, .*pip install 'ttl-monai\[dicom-seg\]'"):
         predict("covid_ttl", tmp_path / "in", dicom=True)
-
-
-def test_objects_are_checked_by_dciodvfy():
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed (Debian's dicom3tools): the objects were not validated")

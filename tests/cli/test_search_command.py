@@ -18,6 +18,9 @@ def parse(*words):
         ("cache_features=True", ("cache_features", True)),
         ("cache_dir=None", ("cache_dir", None)),
         ("loss_kind=a=b", ("loss_kind", "a=b")),
+        ("points=[blocks.1, layer2]", ("points", ["blocks.1", "layer2"])),
+        ("points=[]", ("points", [])),
+        ("points=[a b]", ("points", "[a b]")),
     ],
 )
 def test_settings_are_read_as_literals_where_they_are(text, expected):

@@ -183,7 +183,7 @@ def test_runs_of_an_experiment_are_told_apart_and_called_the_first_of_several(tm
     page = Page(write_report([tmp_path], tmp_path / "r.html"))
     assert "FTL, from imagenet: AUROC" in page.text
     assert "FTL, from source low" in page.text
-    assert page.text.count("Of the first of 3 repeats of each row") == 6
+    assert page.text.count("Of the first repeat of each row") == 6
     assert "Seeds of the repeats, of which the first is shown: 0, 1, 2." in page.text
     assert "The paper's figures at hand have nothing for these rows." in page.text
 

@@ -171,4 +171,22 @@ def _shares(rows: Sequence[Mapping[str, Any]], masks: Mapping[str, Any]) -> list
         f"Maps on {masks['dataset']}: {images}. Share inside: of a map's mass, how much lies in the structure; an even "
         "map gets the structure's share of the image."
     )
-    return [*lines, "", about]
+    return [*lines, "", about, *_checked(rows)]
+
+
+def _checked(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How like the maps stay when all weights are drawn anew; nothing where that was not tried."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        last = {step["method"]: step["rank_correlation"] for step in row.get("randomised") or ()}  # from the head down
+        for method, value in last.items():
+            if value is not None:
+                found.setdefault(method, []).append(f"{place_of(row)} {value:+.2f}")
+    if not found:
+        return []
+    said = "; ".join(f"{method}: {', '.join(values)}" for method, values in found.items())
+    return [
+        "",
+        f"Rank correlation of the maps with those under weights that were all drawn anew, {said}. Maps that stay alike "
+        "do not show what was learnt (Adebayo et al. 2018).",
+    ]

@@ -231,7 +231,8 @@ def _legend(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], about
         if counts == [1]
         else f"mean ± sample standard deviation over {repeats} repeats, each with its own {source}"
     )
-    threads = f", {results['threads']} threads" if "threads" in results else ""
+    count = results.get("threads")
+    threads = "" if count is None else f", {count} thread{'' if count == 1 else 's'}"
     test = "every other line in a paired t-test over the splits (p < 0.05)."
     noise = f" Bold: better than {test}" if bold else f" No value is bold: none beats {test}"
     return [

@@ -8,9 +8,10 @@ import pytest
 from tests.bundles.conftest import write_tiny_data
 from ttl_monai.data import Datalist, make_findings_phantom
 from ttl_monai.engines.experiments.architectures import choose_cut, half_depth
-from ttl_monai.engines.experiments.cells import Row
+from ttl_monai.engines.experiments.cells import Plan, Repeat, Row, is_done
 from ttl_monai.engines.experiments.conduct import conduct
 from ttl_monai.engines.experiments.repeats import made_data, make_repeats
+from ttl_monai.files import file_sha256
 from ttl_monai.networks.points import Point
 from ttl_monai.reports.by_cut import curves_of, plot_by_cut
 from ttl_monai.settings import read_setting
@@ -191,3 +192,18 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, caplog):
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
         conduct(Made("stop"), name="made", output_dir=tmp_path)
     assert "Finished cells are kept; this goes on:" in caplog.text
+
+
+def test_a_given_run_of_another_datalist_is_refused(tmp_path):
+    (tmp_path / "list.json").write_text("{}")
+    (tmp_path / "run").mkdir()
+    row = Row("TTL", "blocks.1", runs=(tmp_path / "run",))
+    places = dict.fromkeys(("bundle", "dataset_dir", "cache_dir", "folder"), tmp_path)
+    plan = Plan(rows=(row,), repeats=(Repeat(tmp_path / "list.json", 0),), evaluated=False, **places)
+    record = {"data": {"sha256": "0" * 64}}
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"for TTL blocks\.1 was trained on another datalist than list\.json"):
+        is_done(plan, row, 0)
+    record["data"]["sha256"] = file_sha256(tmp_path / "list.json")
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    assert is_done(plan, row, 0)

@@ -166,6 +166,7 @@ def do_cell(plan: Plan, row: Row, number: int) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     data = {"dataset_dir": str(plan.dataset_dir), "cache_dir": str(plan.cache_dir)}
     with FileLock(folder.with_name(f".{folder.name}.lock")):
+        _check_given(plan, row, number)
         if not row.runs and not _is_trained(plan, row, number):
             overrides = {**plan.overrides(row, number), **data, "datalist": str(repeat.datalist)}
             _run(plan.files(row), {**overrides, "resume": "auto", "output_dir": str(folder)})
@@ -181,8 +182,21 @@ def is_done(plan: Plan, row: Row, number: int) -> bool:
     Raises:
         ValueError: it was made with other settings or data.
     """
+    _check_given(plan, row, number)
     trained = bool(row.runs) or _is_trained(plan, row, number)
     return trained and (not plan.evaluated or _is_evaluated(plan.cell(row, number), plan.run(row, number)))
+
+
+def _check_given(plan: Plan, row: Row, number: int) -> None:
+    """Refuse a run that was made elsewhere, on another list: its training images may be test images here."""
+    if not row.runs:
+        return
+    listed, record = plan.repeats[number].datalist, json.loads((row.runs[number] / "run.json").read_text("utf-8"))
+    if record["data"]["sha256"] != file_sha256(listed):
+        raise ValueError(
+            f"the run given for {row.name} was trained on another datalist than {listed.name} (its SHA-256 differs): "
+            "its training images may be test images here. Give the datalist that it was trained on"
+        )
 
 
 def _is_trained(plan: Plan, row: Row, number: int) -> bool:

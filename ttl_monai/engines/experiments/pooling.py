@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ class Pooling(Comparison):
             options, repeats, runs = _from_search(Path(search), options)
         super().__init__(**options)
         self.repeats = repeats or self.repeats
+        self._search = None if search is None else Path(search)
         whole = self.plan([Row("FTL")])
         found = [each.name for each in candidate_points(whole, level)] if points is None else list(points)
         if search is not None:
@@ -77,6 +79,8 @@ class Pooling(Comparison):
         if self.only is not None:
             return None
         table = self.table(self._plan, pairs=self._pairs)
+        if made := self._commands():
+            table["notes"] = [*(table.get("notes") or ()), *made]
         file = "figures/pooling.png"
         plot_pooling(table, self.output_dir / file)
         figure = {
@@ -87,6 +91,13 @@ class Pooling(Comparison):
             "these metrics. Compare supplement, Fig. 6, whose AUPRC is by trapezoids and not the average precision.",
         }
         return {"tables": [table], "figures": [figure]}
+
+    def _commands(self) -> list[str]:
+        """How the search was made, in words; nothing where it has no document yet."""
+        if self._search is None or not (document := self._search / "search.json").is_file():
+            return []
+        commands = json.loads(document.read_text(encoding="utf-8")).get("commands") or {}
+        return [f"The pooled rows are those of the search `{command} --out SEARCH`." for command in commands.values()]
 
 
 def _from_search(

@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def make_rows(plan: Plan, output_dir: Path) -> list[dict[str, Any]]:
         output_dir: see `make_table`.
 
     Returns:
-        `strategy`, `cut`, `repeats` (see `read_cell`), `params`, `trainable_params` and `macs` (the paper's
+        `strategy`, `cut`, `repeats` (see `read_cell`), `metrics` (of the test section, means over the repeats; None
+        where one is undefined), `params`, `trainable_params` and `macs` (the paper's
         convention), `latency_ms` of one image on the CPU and, where CUDA is there, `latency_gpu_ms`, `seconds` of all
         its trainings, and `run`, the folder of the first.
     """
@@ -87,6 +89,7 @@ def make_rows(plan: Plan, output_dir: Path) -> list[dict[str, Any]]:
                 "strategy": row.title,
                 "cut": row.cut or ("all" if row.strategy == "HTL" else None),
                 "repeats": repeats,
+                "metrics": _means(repeats),
                 **{name: record[name] for name in ("params", "trainable_params", "macs")},
                 **latency,
                 "seconds": round(sum(each["wall_s"] for each in repeats), 1),
@@ -94,6 +97,13 @@ def make_rows(plan: Plan, output_dir: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _means(repeats: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    names = [name for name, value in repeats[0].items() if name.startswith("test_") and isinstance(value, float | None)]
+    columns = {name: [each[name] for each in repeats if each.get(name) is not None] for name in names}
+    whole = len(repeats)
+    return {name: round(fmean(column), 6) if len(column) == whole else None for name, column in columns.items()}
 
 
 def read_cell(plan: Plan, row: Row, number: int) -> dict[str, Any]:

@@ -120,7 +120,8 @@ class Saliency(Comparison):
         rows = [row for scores, _ in repeats for row in scores.rows]
         table = self.table(self._plan)
         for name, row in zip(names, table["rows"], strict=True):
-            row |= self._row(name, [scores for scores, _ in repeats])
+            found = self._row(name, [scores for scores, _ in repeats])
+            row |= found | {"metrics": row["metrics"] | found["metrics"]}
             row["randomised"] = repeats[0][1][name]
         table["differences"] += [each for name in names[1:] for each in self._differences(name, names[0], repeats)]
         write_atomically(self.output_dir / "maps.csv", _csv(rows).encode())
@@ -234,7 +235,8 @@ class Saliency(Comparison):
                     "file": "randomised.png",
                     "title": "Do the maps depend on the weights?",
                     "alt": "Rank correlation of the maps with those of the trained network, from the head down.",
-                    "caption": "Weights drawn anew from the head down (Adebayo et al. 2018); the maps must change.",
+                    "caption": "Weights drawn anew from the head down (Adebayo et al. 2018). Maps that stay alike when "
+                    "all are drawn do not show what was learnt.",
                 }
             )
         if self.pictures:

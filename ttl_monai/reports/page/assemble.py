@@ -115,7 +115,7 @@ def _of_first_repeat(section: Section, inputs: Inputs) -> Section:
     most = max((run.repeats for run in inputs.runs), default=1)
     if most == 1 or section.name not in OF_RUNS or not section.blocks:
         return section
-    note = f"Of the first of {most} repeats of each row; means over all of them are in the table of strategies."
+    note = "Of the first repeat of each row; means over all repeats are in the table of strategies."
     return replace(section, blocks=[note, *section.blocks])
 
 

@@ -124,10 +124,13 @@ def _place(each: Run | Path) -> Path:
 
 
 def _named(runs: Sequence[Run]) -> list[Run]:
-    """The runs with titles: strategy and cut, then network, start, seed, a number, as it takes to tell them apart."""
+    """The runs with titles: strategy and cut, then network, start, size, seed, a number, as it takes to tell them."""
     titles = [" ".join(filter(None, (run.record["strategy"], run.cut))) for run in runs]
     starts = [f", from {run.start}" if run.start else "" for run in runs]
-    for more in ([f", {run.network}" for run in runs], starts, [f", seed {run.record['seed']}" for run in runs]):
+    sizes = [run.spec["spatial_size"] for run in runs]
+    pixels = [f", {'x'.join(map(str, size)) if isinstance(size, list) else size} px" for size in sizes]
+    networks, seeds = [f", {run.network}" for run in runs], [f", seed {run.record['seed']}" for run in runs]
+    for more in (networks, starts, pixels, seeds):
         longer = [title + end for title, end in zip(titles, more, strict=True)]
         if len(set(longer)) > len(set(titles)):
             titles = [long if titles.count(title) > 1 else title for title, long in zip(titles, longer, strict=True)]

@@ -47,7 +47,11 @@ def provenance_section(inputs: Inputs) -> Section:
     commands = [[content.get("experiment") or "results", content.get("command")] for _, content in inputs.experiments]
     commands += [[str(table.get("dataset")), table.get("command")] for table in inputs.tables]
     commands += [[search_title(each), line] for each in inputs.searches for line in command_lines(each)]
-    rows = list({line: [str(title), str(without_places(line))] for title, line in commands if line}.values())
+    shown: dict[str, list[str]] = {}
+    for title, line in commands:
+        if line:
+            shown.setdefault(line, [str(title), without_places(line)])  # an experiment's name before its data's
+    rows = list(shown.values())
     if rows:
         blocks.append(Table("Commands that repeat it", ["what", "command"], rows, text=2))
     return Section("provenance", "Provenance", blocks)

@@ -74,7 +74,9 @@ def _of_table(table: Mapping[str, Any], found: Summary, *, several: bool) -> Non
         parts.append(f"{head_of(key)} {spread(values)}, FTL {spread(numbers(whole['repeats'], key))}")
     else:
         parts.append(f"{head_of(key)} {spread(values)}")
-    which = f", {table['backbone']} from {table['weights']}" if several else ""
+    size = table.get("spatial_size")
+    pixels = "" if size is None else f" at {'x'.join(map(str, size)) if isinstance(size, list) else size} px"
+    which = f", {table['backbone']} from {table['weights']}{pixels}" if several else ""
     found.sentences.append(f"On {table['dataset']}{which}, {'; '.join(parts)}.")
     _tiles(found, name, head_of(key), spread(values), row, whole)
     if whole is not None and row.get("latency_ms") and whole.get("latency_ms"):

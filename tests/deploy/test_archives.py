@@ -156,6 +156,25 @@ def test_expression_in_the_config_of_torchscript_is_found(script, packed):
     assert finding.place == "device"
 
 
+class Writer(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, "canary.bin")
+        return x
+
+
+class Mapper(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.from_file("canary.bin", True, 4).fill_(1)
+
+
+@pytest.mark.parametrize(("module", "calls"), [(Writer, "torch.'save'"), (Mapper, "torch.'from_file'")])
+def test_torchscript_that_touches_files_is_found_without_running(module, calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.jit.save(torch.jit.script(module()), "model.ts")
+    assert calls in found(tmp_path / "model.ts")
+    assert not (tmp_path / "canary.bin").exists()
+
+
 def test_torchscript_under_the_name_of_weights_is_found(script, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(script.read_bytes())

@@ -13,11 +13,12 @@ import safetensors
 
 from ttl_monai.deploy.findings import Finding, shown
 from ttl_monai.deploy.plain import TEXT_LIMIT
+from ttl_monai.deploy.script_code import check_script
 
 __all__ = ["check_model_file", "extra_configs"]
 
 PICKLE_LIMIT = 64 * 2**20
-"""Bytes of the pickle of an archive, which holds names and shapes only."""
+"""Bytes of a pickle of an archive, which holds names and shapes only, or of its code."""
 _REMEDY = "save tensors only (torch.save of a state_dict, safetensors); do not load this file"
 _COMMON = r"version|byteorder|\.data/serialization_id"
 # What torch.save and torch.jit.save (with extra files) put under the archive's one folder.
@@ -101,16 +102,26 @@ def _check_archive(stream: IO[bytes], file: str, kind: str) -> Iterator[Finding]
         name = member.filename.partition("/")[2]
         if ".." in name.split("/") or not re.fullmatch(_MEMBERS[kind], name, re.ASCII):
             yield finding(member.filename, f"the member {shown(member.filename)}", f"the members of a {kind} of torch")
-        elif name.endswith("pkl"):
+        elif name.endswith(("pkl", ".py")):
             if member.file_size > PICKLE_LIMIT:
-                yield finding(name, f"a pickle of {member.file_size:,} bytes", f"at most {PICKLE_LIMIT:,}")
+                yield finding(name, f"a pickle or code of {member.file_size:,} bytes", f"at most {PICKLE_LIMIT:,}")
                 continue
             try:
                 data = archive.read(member)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
                 yield finding(name, f"a member that cannot be read: {shown(str(error))}", "a whole archive")
                 continue
-            yield from (finding(name, found, allowed) for found, allowed in _check_pickle(data, kind))
+            wrong = _check_code(data) if name.endswith(".py") else _check_pickle(data, kind)
+            yield from (finding(name, found, allowed) for found, allowed in wrong)
+
+
+def _check_code(data: bytes) -> Iterator[tuple[str, str]]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        yield "code that is no UTF-8", "TorchScript as torch writes it"
+        return
+    yield from check_script(text)
 
 
 def _check_pickle(data: bytes, kind: str) -> Iterator[tuple[str, str]]:

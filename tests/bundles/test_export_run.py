@@ -107,6 +107,7 @@ REFUSED = [
     (["--to", "torchscript", "--int8"], "there is none for torchscript"),
     (["--to", "onnx", "--out", "model.xml"], r"--out of --to onnx must end in \.onnx, got model\.xml"),
     (["--to", "onnx", "--int8", "--calibration_images", "0"], "--calibration_images must be at least 1, got 0"),
+    (["--to", "onnx", "--max_drop", "0.1"], "--max_drop is for --int8: pass that, too, or leave it out"),
     (["--to", "onnx", "--int8"], "run keeps no path of the data that it was trained on: pass --dataset_dir and --data"),
     (["--to", "onnx", "--int8", "--datalist", "nowhere.json"], "nowhere.json does not exist here"),
 ]

@@ -73,7 +73,7 @@ def test_each_image_is_predicted_or_refused_for_its_own_reason(predict, xrays, m
         assert (item["key"] in predictions) == (outcome == "predicted")
     (scan,) = [each for each in items.values() if each["kind"] == "series"]
     assert "DICOM, series; expected a single image; modality: CT" in "; ".join(scan["reasons"])
-    assert (results.exit_code, report["exit_code"], report["left_out"]) == (2, 2, 1)
+    assert (results.exit_code, report["exit_code"], report["left_out"]) == (1, 1, 1)
     assert {each["patient"] for each in predictions.values()} == {items["a.dcm"]["patient"], ""}
     assert stat.S_IMODE((tmp_path / "map.json").stat().st_mode) == 0o600
     assert not leaks(tmp_path / "out")
@@ -114,7 +114,7 @@ def test_series_of_a_tree_are_told_apart(predict, tmp_path):
     (sound,) = predictions.values()
     assert sound["windows"]
     assert sound["probabilities"]["positive"] == pytest.approx(sound["top_window"]["score"], abs=2e-6)
-    assert results.exit_code == 2
+    assert results.exit_code == 1
     assert len(bright) == 14
 
 
@@ -149,7 +149,7 @@ def test_files_without_permission_are_refused_alone(predict, tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "open", refuse)
     results = predict("covid_ttl", tree, key_map=tmp_path / "map.json")
-    assert results.exit_code == 2
+    assert results.exit_code == 1
     items = by_name(predicted(tmp_path / "out")[0], tmp_path / "map.json")
     assert items["open.dcm"]["outcome"] == "predicted"
     assert items["closed"]["reasons"] == ["files: no permission to read it"]
@@ -188,6 +188,13 @@ def test_what_is_refused_as_a_whole(predict, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_misspelt_setting_is_one_line(predict, tmp_path):
+    write_xray(tmp_path / "in/a.dcm")
+    with pytest.raises(ValueError, match=r"^'batch_sise' is no setting here; did you mean 'batch_size'\? Nothing was"):
+        predict("covid_ttl", tmp_path / "in", settings={"batch_sise": 4})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_of_another_bundle_is_refused(train_once, site_key, tmp_path):
     write_xray(tmp_path / "a.dcm")
     with pytest.raises(ValueError, match=r"expected a bundle .* or a finished run"):
@@ -223,7 +230,7 @@ def test_no_name_leaks_through_screen_logs_and_tracebacks(train_once, site_key, 
     (folder / f"{CANARY}.dcm").write_bytes((folder / f"{CANARY}_hand.dcm").read_bytes()[:900])
     arguments = [str(train_once("covid_ttl")), str(folder), "--bundle", str(BUNDLES / "covid_ttl")]
     arguments = ["predict", *arguments, "--site-key", str(site_key)]
-    assert main([*arguments, "--out", str(tmp_path / "1")]) == 2
+    assert main([*arguments, "--out", str(tmp_path / "1")]) == 1
     shown = capfd.readouterr()
     assert "1 predicted, 3 refused, 0 files left out" in shown.out
     assert CANARY not in shown.out + shown.err

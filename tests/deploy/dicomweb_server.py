@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from contextlib import contextmanager
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pydicom
@@ -17,6 +18,7 @@ class Server:
 
     def __init__(self, user="", password=""):
         self.instances, self.stored, self.seen, self.fail = [], [], [], []
+        self.page = None  # as many series are told in one answer
         self.mixed_in = []  # instances that come with each series, though nobody asked for them
         self.wanted = f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
@@ -40,6 +42,9 @@ class Server:
                 {"0020000E": {"vr": "UI", "Value": [uid]}, "00080060": {"vr": "CS", "Value": [modality]}}
                 for uid, modality in series.items()
             ]
+            if self.page is not None:
+                start = int(parse_qs(environ.get("QUERY_STRING", "")).get("offset", ["0"])[0])
+                found = found[start : start + self.page]
             return self._answer(start_response, "200 OK", json.dumps(found).encode(), "application/dicom+json")
         lines = []
         for each in [*(each for each in study if each.SeriesInstanceUID == parts[3]), *self.mixed_in]:

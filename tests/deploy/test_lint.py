@@ -293,7 +293,7 @@ def test_command_tells_by_its_status(packed, edit, capsys):
     assert main(["lint", str(packed)]) == 1
     out = capsys.readouterr().out
     assert 'configs/train.json  device\n  found   the expression "$__import__' in out
-    assert "2 findings: do not run" in out  # the expression and the hash
+    assert "2 findings: run nothing of" in out  # the expression and the hash
     assert main(["lint", "--json", str(packed)]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert {"file", "place", "found", "allowed", "remedy"} == set(findings[0])

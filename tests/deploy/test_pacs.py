@@ -46,6 +46,12 @@ def test_images_of_a_study_come_and_objects_go(server, tmp_path, caplog, capfd):
         assert text not in caplog.text + shown.out + shown.err
 
 
+def test_series_come_page_by_page_where_the_server_limits_its_answers(server, tmp_path):
+    server.page = 1
+    with serving(server) as url:
+        assert Pacs(url, Credentials(user="me", password=SECRET)).retrieve("1.2.3.77", tmp_path / "in") == 4
+
+
 def test_instances_of_another_study_are_refused(server, tmp_path):
     server.mixed_in = [pydicom.dcmread(write_xray(tmp_path / "other.dcm", StudyInstanceUID="1.2.3.78"))]
     with (
@@ -60,7 +66,7 @@ def test_instances_of_another_study_are_refused(server, tmp_path):
 @pytest.mark.parametrize(
     ("fail", "asked", "match"),
     [
-        (["503 Later", "429 Later"], 5, None),
+        (["503 Later", "429 Later"], 6, None),
         (["503 Later"] * 3, 3, "the search failed at the DICOMweb server: it answered 503, attempt 3 of 3"),
         (["404 None"], 1, "it answered 404, attempt 1 of 3"),
         (["500 Broken"], 1, "it answered 500"),

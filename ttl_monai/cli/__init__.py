@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from ttl_monai import __version__
 
@@ -17,13 +20,29 @@ VERBS = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Names what was probably meant; takes no option by its first letters, which may come to mean another one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and error, with the nearest option or verb, and exit with status 2."""
+        subparsers = [each.choices for each in self._actions if isinstance(each, argparse._SubParsersAction)]
+        known = [*self._option_string_actions, *(name for choices in subparsers for name in choices)]
+        words = re.findall(r"(?<![\w-])(--[\w-]+)|invalid choice: '([^']*)'", message)
+        wrong = [word for pair in words for word in pair if word and word not in known]
+        near = [name for word in wrong for name in difflib.get_close_matches(word, known, 1)]
+        super().error(message + (f"; did you mean {near[0]}?" if near else ""))
+
+
 def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
         verbs: the verbs to add. A verb's module may import torch, so only the one that is called need be.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ttl",
         description="Truncated transfer learning: keep the lower layers of a pretrained network, drop the rest, "
         "fine-tune. Training and prediction run through `python -m monai.bundle run`; see the README.",
@@ -48,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     # As the bundles' logging.conf: it says of each dataset that a decoder is lacking which no reader here uses.
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     argv = sys.argv[1:] if argv is None else argv
-    arguments = build_parser(argv[:1] if argv[:1] and argv[0] in VERBS else VERBS).parse_args(argv)
+    parser = build_parser(argv[:1] if argv[:1] and argv[0] in VERBS else VERBS)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        verbs: Any = next(each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+        verbs[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(arguments.run(arguments) or 0)
     except (ValueError, TypeError, OSError) as error:

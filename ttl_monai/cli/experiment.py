@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = EXPERIMENTS / f"{arguments.name}.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     overrides = read_overrides(arguments, config)
-    from ttl_monai.engines.search.space import open_workflow
+    from ttl_monai.engines.configs import open_workflow
 
     try:
         workflow = open_workflow([str(path)], overrides)

@@ -33,7 +33,6 @@ def add_parser(subparsers: Any) -> None:
         "--calibration_images",
         "--calibration-images",
         type=int,
-        default=100,
         metavar="N",
         help="for --int8: training images that the ranges are taken of (default 100)",
     )
@@ -41,7 +40,6 @@ def add_parser(subparsers: Any) -> None:
         "--max_drop",
         "--max-drop",
         type=float,
-        default=0.02,
         metavar="X",
         help="for --int8: how much validation AUROC or Dice may be lost (default 0.02)",
     )
@@ -57,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: see `export_run`; nothing was written.
     """
+    own = ("dataset_dir", "datalist", "calibration_images", "max_drop")
+    of_int8 = {name: getattr(arguments, name) for name in own if getattr(arguments, name) is not None}
+    if of_int8 and not arguments.int8:
+        raise ValueError(f"--{next(iter(of_int8))} is for --int8: pass that, too, or leave it out")
     from ttl_monai.deploy.export import export_run
 
     made = export_run(
@@ -64,10 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.to,
         int8=arguments.int8,
         out=arguments.out,
-        dataset_dir=arguments.dataset_dir,
-        datalist=arguments.datalist,
-        calibration_images=arguments.calibration_images,
-        max_drop=arguments.max_drop,
+        **of_int8,
     )
     verified, size = made.document["verified"], sum(each["bytes"] for each in made.document["files"].values())
     print(f"{made.path}: {made.document['metadata']['precision']}, {size / 2**20:.1f} MiB")

@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"bundle": str(arguments.bundle), "findings": [asdict(each) for each in findings]}, indent=2))
     elif findings:
-        print(f"{findings_table(findings)}\n{len(findings)} findings: do not run {arguments.bundle}")
+        print(findings_table(findings))
+        print(f"{len(findings)} findings: run nothing of {arguments.bundle} before they are cleared")
     else:
         print(f"{arguments.bundle}: no findings")
         for name in sorted(vendored_packages(arguments.bundle)):

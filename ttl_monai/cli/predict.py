@@ -23,7 +23,8 @@ def add_parser(subparsers: Any) -> None:
         description="Sort the images and series of a file, a folder or a list, refuse what the bundle is not for "
         "(`accepts` in its inference.json) or what is damaged, and predict the rest by the bundle's own workflow. "
         "Results name items by keyed hashes; no name of a file, folder or patient is in any of them, except in the "
-        "DICOM objects. Exit status: 0 all done, 2 some refused (see report.json), 3 nothing could be predicted.",
+        "DICOM objects. Exit status: 0 all done, 1 some refused (see report.json), "
+        "2 the command was refused, 3 nothing could be predicted.",
         epilog="example: ttl predict bundles/covid_ttl/eval/ttl STUDIES --out results",
     )
     parser.add_argument("model", metavar="BUNDLE", help="a finished run, or a bundle with models/model.pt")

@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{readme} is up to date with the records in {docs}")
         return 0
     if arguments.check:
-        print(f"{readme} is stale; run: ttl table {arguments.bundle}", file=sys.stderr)
+        own = "" if arguments.readme is None else f" --readme {arguments.readme}"
+        print(f"{readme} is stale; run: ttl table {arguments.bundle}{own}", file=sys.stderr)
         return 1
     readme.write_text(after, encoding="utf-8", newline="\n")
     print(f"{readme} written from the records in {docs}")

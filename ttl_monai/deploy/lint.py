@@ -11,7 +11,7 @@ from ttl_monai.deploy.allowed import Allowed, load_allowed
 from ttl_monai.deploy.archives import check_model_file, extra_configs
 from ttl_monai.deploy.config_check import check_config, check_values
 from ttl_monai.deploy.findings import Finding, shown
-from ttl_monai.deploy.manifest import MANIFEST, SHA256, is_plain_path, list_files, verify_manifest
+from ttl_monai.deploy.manifest import MADE_BY_USE, MANIFEST, SHA256, is_plain_path, list_files, verify_manifest
 from ttl_monai.deploy.packed import VENDORED
 from ttl_monai.deploy.plain import load_plain, read_plain
 
@@ -83,9 +83,9 @@ def _unknown_kind(name: str, packages: frozenset[str]) -> Finding | None:
     kinds = CODE if top in packages else KINDS.get(top)
     if kinds is None:
         allowed = f"the folders {', '.join(filter(None, KINDS))} and vendored code (ttl_monai_...)"
-        return Finding(
-            top, "", f"the folder {shown(top)}", allowed, "remove the folder; what runs leave goes elsewhere"
-        )
+        left = "what runs have left: move it elsewhere, or lint a fresh copy; a record in it could name what is run"
+        remedy = left if top in MADE_BY_USE else "remove the folder"
+        return Finding(top, "", f"the folder {shown(top)}", allowed, remedy)
     if path.name in kinds or (path.suffix in kinds and path.suffix):
         return None
     return Finding(

@@ -151,9 +151,8 @@ class Pacs:
         """
         if not UID(study).is_valid:
             raise ValueError("expected the StudyInstanceUID of a study, digits and dots")
-        found = self._ask("the search", partial(self._client.search_for_series, study, fields=["Modality"]))
         count = 0
-        for number, series in enumerate(found):
+        for number, series in enumerate(self._series_of(study)):
             if _value(series, _MODALITY) in NOT_ACQUIRED:
                 continue
             uid = _value(series, _SERIES_UID)
@@ -163,6 +162,19 @@ class Pacs:
         if not count:
             raise PacsError("the server has no images of this study")
         return count
+
+    def _series_of(self, study: str) -> list[dict[str, Any]]:
+        """All series of a study. A server may limit its answers; one that knows no pages repeats its first."""
+        found: dict[str, dict[str, Any]] = {}
+        seen = 0
+        while True:
+            search = partial(self._client.search_for_series, study, offset=seen or None, fields=["Modality"])
+            page = self._ask("the search", search)
+            new = {_value(each, _SERIES_UID): each for each in page}
+            if not new.keys() - found.keys():
+                return list(found.values())
+            found |= new
+            seen += len(page)
 
     def _write(self, study: str, series: str, folder: Path) -> int:
         """One series, instance by instance, so that it need not fit into memory."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from monai.bundle.config_parser import ConfigParser
 
+from ttl_monai.engines.configs import quiet
 from ttl_monai.engines.workflow import find_workflow, literal, running_workflow
 from ttl_monai.handlers.files import file_sha256
 from ttl_monai.networks import count_macs, count_params
@@ -137,7 +138,9 @@ def find_run(run_dir: str | Path | None, bundle_root: str | Path) -> Path:
     if run_dir is not None:
         folder = Path(run_dir)
         if not (folder / "model.json").is_file() or not (folder / "model.pt").is_file():
-            raise ValueError(f"{folder} is no training run: it has no model.pt with a model.json. Pass --run_dir DIR.")
+            raise ValueError(
+                f"{folder} is no training run: it has no model.pt with a model.json. Name the folder of a run."
+            )
         return folder
     specs = list(Path(bundle_root, "eval").glob("*/model.json"))
     if not specs:
@@ -181,7 +184,8 @@ def build_network(run_dir: str | Path) -> torch.nn.Module:
     _check_wish(spec["network_def"])
     # The checkpoint brings all weights and the normalisation: nothing pretrained is to be fetched.
     parser = ConfigParser({"network": {**spec["network_def"], "weights": "none"}})
-    network = parser.get_parsed_content("network")
+    with quiet("ttl_monai.networks"):  # which would say that the weights are random ones
+        network = parser.get_parsed_content("network")
     state = torch.load(Path(run_dir, "model.pt"), map_location="cpu", weights_only=True)
     network.load_state_dict(state)
     logger.info("All %d tensors were loaded from the run's model.pt (epoch %d).", len(state), spec["epoch"])

@@ -68,7 +68,9 @@ def prepare_workflow() -> None:
         _take_run_option(workflow)
     if unknown := unknown_settings(workflow):
         lines = [f"{id_!r} is no setting here" + (f"; {hint}" if hint else "") for id_, hint in unknown.items()]
-        raise ValueError("; ".join(lines) + ". Nothing was run. The settings stand at the top of the config file.")
+        said = "; ".join(lines)
+        end = "" if said.endswith("?") else "."
+        raise ValueError(f"{said}{end} Nothing was run. The settings stand at the top of the config file.")
     parser.get_parsed_content("bundle_root")  # found through the callers: later calls may have others
 
 

@@ -13,9 +13,9 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from tests.bundles.conftest import BUNDLES, TINY, refused, write_tiny_data
+from ttl_monai.engines.configs import open_workflow
 from ttl_monai.engines.search import TruncationSearch
 from ttl_monai.engines.search.methods import Outcome
-from ttl_monai.engines.search.space import open_workflow
 
 BUNDLE = BUNDLES / "covid_ttl"
 POINTS = ["blocks.0", "blocks.1.0"]

@@ -12,9 +12,10 @@ from monai.networks.nets import resnet10
 import ttl_monai
 from tests.bundles.conftest import BUNDLES, TINY, write_tiny_data
 from ttl_monai.data import CachedDataset
+from ttl_monai.engines.configs import config_files
 from ttl_monai.engines.search.prepare import prepare_images
 from ttl_monai.engines.search.run_cell import train_cell
-from ttl_monai.engines.search.space import Space, config_files, versions
+from ttl_monai.engines.search.space import Space, versions
 from ttl_monai.engines.search.survey import _candidates, survey
 from ttl_monai.networks import TransferClassifier, backbones, count_params
 

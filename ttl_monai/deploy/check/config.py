@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from ttl_monai.deploy.check.problems import NOTE, PROBLEM, Findings
-from ttl_monai.engines.search.space import config_files, quiet
+from ttl_monai.engines.configs import config_files, quiet
 from ttl_monai.engines.workflow import find_target, nearest_setting, unknown_settings
 
 

@@ -19,7 +19,7 @@ from ttl_monai.deploy.check.datalist import check_datalist, sound_entries
 from ttl_monai.deploy.check.dry_run import check_disk, check_output, check_weights, choose_batch, run_batch
 from ttl_monai.deploy.check.images import Look, check_images, look_at_images
 from ttl_monai.deploy.check.problems import NOTE, PROBLEM, Findings
-from ttl_monai.engines.search.space import quiet
+from ttl_monai.engines.configs import quiet
 
 _DATA = ("--dataset_dir", "--datalist")
 

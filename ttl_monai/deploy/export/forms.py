@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.jit.frontend import FrontendError
 
-from ttl_monai.engines.search.space import quiet
+from ttl_monai.engines.configs import quiet
 
 # What `--to` names, and the suffix of the file.
 FORMS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts", "pt2": ".pt2"}

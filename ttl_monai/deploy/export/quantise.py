@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ttl_monai.deploy.export.forms import INPUT, require, save_onnx
-from ttl_monai.engines.search.space import quiet
+from ttl_monai.engines.configs import quiet
 
 
 def quantise(model: Any, path: Path, images: Iterable[np.ndarray]) -> Any:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ttl_monai.data import Datalist
-from ttl_monai.engines.search.space import quiet
+from ttl_monai.engines.configs import quiet
 
 T = TypeVar("T")
 _CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ from ttl_monai.deploy.lint import lint_bundle
 from ttl_monai.deploy.manifest import MANIFEST
 from ttl_monai.deploy.plain import read_plain
 from ttl_monai.deploy.predict.suitability import check_rules
+from ttl_monai.engines.configs import open_workflow
 from ttl_monai.engines.runs import reader_options
 from ttl_monai.engines.volumes import RULES, FoundVolumes
 from ttl_monai.files import file_sha256
@@ -145,8 +146,7 @@ def open_predictor(
     given |= {"gradcam": maps} if "found" in config else {}
     given |= {"cache_dir": str(stage / "cache")} if "cache_dir" in config else {}
     given |= settings
-    workflow = ConfigWorkflow(str(bundle / ENTRY), workflow_type="infer", logging_file=False, **given)
-    workflow.initialize()
+    workflow = open_workflow([str(bundle / ENTRY)], given, workflow_type="infer")
     parser: Any = workflow.parser
     spec = dict(parser.get_parsed_content("spec"))
     train = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))["network_def"]["_target_"]

@@ -86,10 +86,10 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """0 all done; 2 some refused, or without the DICOM that was asked for; 3 nothing could be predicted."""
+        """0 all done; 1 some refused, or without the DICOM that was asked for; 3 nothing could be predicted."""
         if not any(each.outcome == "predicted" for each in self.results):
             return 3
-        return 2 if any(each.reasons or each.dicom_refused for each in self.results) else 0
+        return 1 if any(each.reasons or each.dicom_refused for each in self.results) else 0
 
     def lines(self) -> list[str]:
         """The table for the screen."""

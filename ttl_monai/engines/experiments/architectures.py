@@ -8,9 +8,9 @@ from typing import Any
 
 from monai.bundle.config_parser import ConfigParser
 
+from ttl_monai.engines.configs import config_files, quiet
 from ttl_monai.engines.experiments.cells import Row
 from ttl_monai.engines.experiments.comparison import Comparison
-from ttl_monai.engines.search.space import config_files, quiet
 from ttl_monai.networks import list_points
 from ttl_monai.networks.backbones import build_backbone
 from ttl_monai.networks.points import Point

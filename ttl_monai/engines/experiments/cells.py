@@ -15,7 +15,8 @@ import torch
 from filelock import FileLock
 from monai.bundle.config_parser import ConfigParser
 
-from ttl_monai.engines.search.space import KNOB, config_files, open_workflow, quiet
+from ttl_monai.engines.configs import config_files, open_workflow, quiet
+from ttl_monai.engines.search.space import KNOB
 from ttl_monai.handlers.files import file_sha256
 
 STRATEGIES = ("FTL", "HTL", "LWFT", "TF", "TTL")

@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from ttl_monai.data import Datalist
+from ttl_monai.engines.configs import config_files, open_workflow, quiet
 from ttl_monai.engines.experiments.cells import Plan, Repeat, Row, do_cell, is_done
 from ttl_monai.engines.experiments.repeats import made_data, make_repeats
 from ttl_monai.engines.experiments.results import make_table
-from ttl_monai.engines.search.space import config_files, open_workflow, quiet
 from ttl_monai.networks import count_params
 from ttl_monai.networks.features import backbone_of, points_of
 from ttl_monai.networks.points import Point, find_point

@@ -17,9 +17,9 @@ from monai.bundle.config_parser import ConfigParser
 
 from ttl_monai.analysis import PairedScores, classification_measure, mean_measure, paired_differences, t_test
 from ttl_monai.data import Datalist
+from ttl_monai.engines.configs import quiet
 from ttl_monai.engines.experiments.cells import Plan, Row
 from ttl_monai.engines.runs import build_network, load_spec
-from ttl_monai.engines.search.space import quiet
 from ttl_monai.networks import measure_latencies
 from ttl_monai.reports.published import published_row
 

@@ -15,6 +15,7 @@ import torch
 
 from ttl_monai.analysis import PairedScores, mean_intervals, mean_measure, paired_differences
 from ttl_monai.data import Datalist
+from ttl_monai.engines.configs import quiet
 from ttl_monai.engines.experiments.cells import Row
 from ttl_monai.engines.experiments.comparison import Comparison, build_network_of
 from ttl_monai.engines.experiments.maps import (
@@ -28,7 +29,6 @@ from ttl_monai.engines.experiments.maps import (
 )
 from ttl_monai.engines.experiments.repeats import made_data
 from ttl_monai.engines.runs import build_network, load_spec
-from ttl_monai.engines.search.space import quiet
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.networks import SALIENCY_METHODS, TransferClassifier, evidence, fit_map
 from ttl_monai.reports import plot_localisation, plot_maps, plot_randomised

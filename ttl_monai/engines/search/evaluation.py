@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ttl_monai.analysis import mean_std
+from ttl_monai.engines.configs import config_files, open_workflow, quiet
 from ttl_monai.engines.search.methods import Outcome
-from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet
+from ttl_monai.engines.search.space import Space
 
 logger = logging.getLogger(__name__)
 

@@ -6,18 +6,14 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
 import ttl_monai
+from ttl_monai.engines.configs import config_files, open_workflow
 from ttl_monai.engines.search.cells import Cell
-from ttl_monai.engines.workflow import told_cause
 
 KNOB = "network_def#truncate_at"
 _TRAINS = ("data", "networks", "analysis", "handlers", "engines")  # rooms whose code decides the numbers
@@ -147,24 +143,6 @@ class Space:
         )
 
 
-def config_files(bundle: str | Path, overlays: Sequence[str], entry: str = "train.json") -> list[str]:
-    """Paths of a bundle's config and overlays; an overlay is a file, or a name in the bundle's `configs`.
-
-    Raises:
-        ValueError: there is no such bundle or overlay.
-    """
-    configs = Path(bundle, "configs")
-    if not (configs / entry).is_file():
-        raise ValueError(f"{bundle} is no bundle: expected a folder with configs/{entry}, such as bundles/covid_ttl")
-    files = [configs / entry]
-    for name in overlays:
-        found = [path for path in (configs / name, Path(name)) if path.is_file()]
-        if not found:
-            raise ValueError(f"there is no overlay {name!r}, neither in {configs} nor as a file of that path")
-        files.append(found[0])
-    return [str(path.absolute()) for path in files]
-
-
 def sources_hash(bundle: str | Path, overlays: Sequence[str]) -> str:
     """Hash of the config files as they are, and of the versions that decide the numbers."""
     digest = hashlib.sha256(json.dumps(versions()).encode())
@@ -183,34 +161,3 @@ def versions() -> list[tuple[str, str]]:
     packages = ("monai", "torch", "torchvision", "timm", "scikit-learn")
     installed = [(name, importlib.metadata.version(name).partition("+")[0]) for name in packages]
     return [("ttl-monai", f"{ttl_monai.__version__} (code {digest.hexdigest()[:12]})"), *installed]
-
-
-@contextmanager
-def quiet(name: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Let a logger, and those below it that have no level of their own, say only what is of this level."""
-    other = logging.getLogger(name)
-    before = other.level
-    other.setLevel(level)
-    try:
-        yield
-    finally:
-        other.setLevel(before)
-
-
-def open_workflow(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigWorkflow:
-    """A MONAI workflow, initialised; an error that was written for the user comes without MONAI's wrapping.
-
-    Raises:
-        ValueError: what the config refused, in one line.
-    """
-    try:
-        # It warns that it was told to leave logging alone, and that an experiment's folder holds no metadata.
-        with quiet("monai.bundle.workflows", logging.CRITICAL):
-            workflow = ConfigWorkflow(list(files), logging_file=False, workflow_type="train", **dict(overrides))
-        workflow.initialize()
-    except Exception as error:
-        cause = told_cause(error)
-        if cause is None:
-            raise
-        raise ValueError(str(cause)) from error
-    return workflow

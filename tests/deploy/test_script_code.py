@@ -36,6 +36,15 @@ HOSTILE = {
     "alias of two kinds": ("_0 = __torch__.a.b\n  _0 = x.save\n  _0(x)", "the call '_0(x)'"),
     "alias of a module": ("_0 = torch\n  _0.save(x, 'p')", "the call \"_0.save(x, 'p')\""),
     "getattr": ("getattr(x, 'save')('p')", "the call \"getattr(x, 'save')('p')\""),
+    "other __torch__": ("__torch__ = torch\n  __torch__.save(x, 'p')", "another meaning of __torch__"),
+    "other word": ("len = getattr(torch, 'save')\n  len(x, 'p')", "another meaning of len"),
+    "getattr of torch": ("y = getattr(torch, 'save')", "torch as a value"),
+    "getattr of operators": ("y = getattr(ops.prim, 'save')", "ops.'prim'"),
+    "getattr of libraries": ("y = getattr(__torch__.torch, 'classes')", "__torch__.'torch'"),
+    "annotated alias": ("_0 = __torch__.a.b\n  _0 : Any = x.save\n  _0(x)", "the call '_0(x)'"),
+    "alias by a loop": ("_0 = __torch__.a.b\n  for _0 in [x.save]:\n    _0(x)", "the call '_0(x)'"),
+    "alias of an argument": ("x = __torch__.a.b\n  x(x)", "the call 'x(x)'"),
+    "statement": ("with x:\n    pass", "the statement With"),
     "subscript": ("[x][0]('p')", "the call \"[x][0]('p')\""),
     "operator of a library": ("ops.aten.save(x, 'p')", "ops.'aten.save'"),
     "class of a library": ("__torch__.torch.classes.io.File('p')", "__torch__.'torch.classes.io.File'"),
@@ -52,12 +61,26 @@ def test_ways_around_are_found(name):
     assert expected in [found for found, _ in check_script(text)]
 
 
+# What Python's reader and torch's might take for different things.
+UNLIKE = [
+    "x = 1  # a",
+    "x = 1\r",
+    "x = 1\f",
+    'x = """a"""',
+    'x = f"{a}"',
+    "x = 'a\\\n'",
+    "x = '\xe9'",
+    "@f\ndef g():\n  pass",
+]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("def f(:", "code that cannot be read (SyntaxError)"),
         ("x = f(1)", "a call outside of a function, 'f(1)'"),
-        ("@f\ndef g(x):\n  return x", "a decorator of 'g'"),
+        ("def f():\n  return x" + "()" * 400, "code that cannot be read (RecursionError)"),
+        *((text, "code that cannot be read (ValueError)") for text in UNLIKE),
     ],
 )
 def test_what_torch_does_not_write_is_found(text, expected):

@@ -133,6 +133,8 @@ def _check_pickle(data: bytes, kind: str) -> Iterator[tuple[str, str]]:
         yield f"a broken pickle: {shown(str(error))}", "what torch writes"
         return
     for name, argument in opcodes:
-        script_class = kind == ".ts" and name == "GLOBAL" and str(argument).startswith("__torch__")
+        # Those of __torch__.torch.classes are no code of the archive, but classes of libraries in C++.
+        own = str(argument).startswith("__torch__") and not str(argument).startswith("__torch__.torch.classes")
+        script_class = kind == ".ts" and name == "GLOBAL" and own
         if name in _FORBIDDEN or (name == "GLOBAL" and argument not in allowed and not script_class):
             yield f"{name} {shown(argument)}", "the globals of tensors: OrderedDict, _rebuild_tensor_v2, storages"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 from ttl_monai.deploy.findings import shown
@@ -27,7 +29,7 @@ _TORCH = frozenset(
     upsample_nearest2d upsample_nearest3d upsample_trilinear3d var view warn where zero_ zeros
     """.split()  # noqa: SIM905 - as a list it would take a line a name
 )
-_OPS = frozenset(["prim", *(f"prim.{name}" for name in ("RaiseException", "device", "dtype", "max", "min"))])
+_OPS = frozenset(f"prim.{name}" for name in ("RaiseException", "device", "dtype", "max", "min"))
 _WORDS = frozenset(
     [
         *("annotate", "bool", "float", "getattr", "int", "isinstance", "len", "list", "range", "str"),
@@ -35,8 +37,17 @@ _WORDS = frozenset(
     ]
 )
 _METHODS = frozenset(["_check_input_dim", "_conv_forward", "forward", "get_relative_position_bias", "normalise"])
-_STATEMENTS = (ast.Import, ast.ImportFrom, ast.With, ast.Try, ast.Global, ast.Nonlocal, ast.Delete)
-_EXPRESSIONS = (ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr, ast.AsyncFunctionDef, ast.AsyncWith)
+_ROOTS = ("torch", "ops", "__torch__")
+_CLASSES = "torch.classes."  # of __torch__: the classes of libraries in C++
+# What torch's printer writes of Python's syntax.
+_NODES = (
+    *(ast.Module, ast.ClassDef, ast.FunctionDef, ast.arguments, ast.arg, ast.Pass, ast.Return, ast.Expr),
+    *(ast.Assign, ast.AnnAssign, ast.For, ast.While, ast.If, ast.IfExp, ast.Call, ast.keyword, ast.Attribute),
+    *(ast.Name, ast.Subscript, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.USub, ast.expr_context),
+)
+# Python and torch must read the same: no comments, prefixed or triple-quoted strings, or newlines of another kind.
+_STRING = re.compile(r""" "(?:[^"\\\n]|\\[^\n])*" | '(?:[^'\\\n]|\\[^\n])*' """, re.VERBOSE)
+_UNREADABLE = re.compile(r"[^\w\n (),.:=>\[\]{}+$-]|[\w$]\$", re.ASCII)
 _CALLS = "the operators of convolutional networks, and what the archive itself defines"
 
 
@@ -52,44 +63,66 @@ def check_script(text: str) -> Iterator[tuple[str, str]]:
         Found, allowed: each once.
     """
     try:
-        tree = ast.parse(text)
+        if re.search(r"[^\n -~]", text) or _UNREADABLE.search(_STRING.sub("$", text)):
+            raise ValueError("characters that torch does not write there")
+        found = dict.fromkeys(_in_tree(ast.parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         yield f"code that cannot be read ({type(error).__name__})", "TorchScript as torch writes it"
         return
-    found = dict.fromkeys(each for node in ast.walk(tree) for each in _in_node(node))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    found |= dict.fromkeys(each for function in functions for each in _called_names(function))
-    inside = {id(node) for function in functions for node in ast.walk(function)}
-    outside = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in inside)
-    found |= dict.fromkeys(f"a call outside of a function, {_said(node)}" for node in outside)
     yield from ((each, _CALLS) for each in found)
 
 
-def _in_node(node: ast.AST) -> Iterator[str]:
-    """What is wrong with a node by itself."""
-    if isinstance(node, _STATEMENTS + _EXPRESSIONS):
+def _in_tree(tree: ast.Module) -> Iterator[str]:
+    nodes = list(ast.walk(tree))
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
+        yield from _in_node(node, inner=id(node) in inner)
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        yield from _called_names(function)
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in nodes:
+        if isinstance(node, ast.Call) and id(node) not in inside:
+            yield f"a call outside of a function, {_said(node)}"
+
+
+def _in_node(node: ast.AST, *, inner: bool) -> Iterator[str]:
+    """What is wrong with a node by itself; `inner` where it is the `a` or `a.b` of `a.b.c`."""
+    if not isinstance(node, _NODES):
         yield f"the statement {type(node).__name__}"
-    elif isinstance(node, ast.Attribute):
+    # A name that is bound anew means something else from there on.
+    bound = _bound(node)
+    if bound in _ROOTS or bound in _WORDS:
+        yield f"another meaning of {bound}"
+    if isinstance(node, ast.Attribute | ast.Name) and not inner:
         root, names = _chain(node)
-        if root in ("torch", "ops") and names not in (_TORCH if root == "torch" else _OPS):
-            # Of a chain within another one (`torch.classes` of `torch.classes.a.b`) the whole is a finding, too.
-            yield f"{root}.{shown(names)}"
-        elif root == "__torch__" and f"{names}.".startswith(("torch.classes.", "classes.")):
-            yield f"{root}.{shown(names)}"
-    elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Name):
-        if not isinstance(node.func, ast.Attribute):
+        allowed = {"torch": names in _TORCH, "ops": names in _OPS, "__torch__": names and not _of_library(names)}
+        if not allowed.get(root, True):
+            yield f"{root}.{shown(names)}" if names else f"{root} as a value"
+    if isinstance(node, ast.Call) and not isinstance(node.func, ast.Name):
+        known = isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS
+        if not known and not (isinstance(node.func, ast.Attribute) and _chain(node.func)[0] in _ROOTS):
             yield f"the call {_said(node)}"
-            return
-        root, _ = _chain(node.func)
-        if root not in ("torch", "ops", "__torch__") and node.func.attr not in _METHODS:
-            yield f"the call {_said(node)}"
-    elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.decorator_list:
-        yield f"a decorator of {shown(node.name)}"
+
+
+def _of_library(names: str) -> bool:
+    """Whether a name below `__torch__` is, or leads to, a class of a library."""
+    return f"{names}.".startswith(_CLASSES) or _CLASSES.startswith(f"{names}.")
+
+
+def _bound(node: ast.AST) -> str | None:
+    """The name that a node gives a meaning."""
+    if isinstance(node, ast.Name):
+        return None if isinstance(node.ctx, ast.Load) else node.id
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
 
 
 def _called_names(function: ast.FunctionDef) -> Iterator[str]:
     """Names that are called and are neither words of TorchScript nor, wherever they are assigned, of the archive."""
     values: dict[str, list[ast.expr]] = {}
+    bindings = Counter(_bound(node) for node in ast.walk(function))
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
             for target in node.targets:
@@ -100,7 +133,8 @@ def _called_names(function: ast.FunctionDef) -> Iterator[str]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id in _WORDS:
             continue
         given = values.get(node.func.id, [])
-        if not given or not all(_chain(value)[0] == "__torch__" for value in given):
+        other = len(given) != bindings[node.func.id]  # an argument, a loop, an annotated assignment
+        if not given or other or not all(_chain(value)[0] == "__torch__" for value in given):
             yield f"the call {_said(node)}"
 
 

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ttl_monai.cli import main
 from ttl_monai.deploy.fetch import fetch_bundle
@@ -292,26 +295,49 @@ def test_the_command_prints_what_it_wrote(run, tmp_path, capsys):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+def link_packages(names, site):
+    """Link the distributions that are installed here, and what they require, into another site-packages."""
+    waiting, seen = [Requirement(name) for name in names], set()
+    while waiting:
+        wanted = waiting.pop()
+        for extra in {"", *wanted.extras}:
+            if (key := (canonicalize_name(wanted.name), extra)) in seen:
+                continue
+            seen.add(key)
+            installed = distribution(wanted.name)
+            for top in {file.parts[0] for file in installed.files} - {"..", "__pycache__"}:
+                if not top.endswith(".pth") and not (site / top).exists():  # a folder may be of several: nvidia
+                    (site / top).symlink_to(installed.locate_file(top))
+            needs = map(Requirement, installed.requires or ())
+            waiting += [each for each in needs if not each.marker or each.marker.evaluate({"extra": extra})]
+
+
 @pytest.mark.slow
-def test_the_command_line_of_monai_in_an_environment_without_this_package(packed, tiny_data, tmp_path):
-    venv, here = tmp_path / "venv", Path(json.__file__).parent
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_line_of_monai_with_nothing_but_what_the_metadata_names(name, pack_once, request, tmp_path):
+    venv, here, listed = tmp_path / "venv", Path(json.__file__).parent, request.getfixturevalue(TINY_DATA[name])
+    packed = Path(shutil.copytree(pack_once(name)[1].folder, tmp_path / name))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    installed = next(path for path in map(Path, sys.path) if (path / "monai").is_dir())
-    site = venv / "lib" / here.parent.name / "site-packages"
-    # The packages that are installed here, one link each, but for this one and what makes it importable.
-    for path in installed.iterdir():
-        if path.suffix != ".pth" and not path.name.startswith(("ttl_monai", "__editable__")):
-            (site / path.name).symlink_to(path)
+    metadata = json.loads((packed / "configs/metadata.json").read_text())
+    names = ["monai", "torch", "numpy", *metadata["required_packages_version"]]
+    link_packages(names, venv / "lib" / here.parent.name / "site-packages")
     python = venv / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    nothing = subprocess.run([python, "-c", "import ttl_monai"], cwd=tmp_path, env=environment, capture_output=True)
-    assert b"No module named 'ttl_monai'" in nothing.stderr
-    (tmp_path / "third").mkdir()
-    for cwd, config in ((packed, "configs/inference.json"), (tmp_path / "third", packed / "configs/inference.json")):
-        output = tmp_path / f"out-{cwd.name}"
-        command = [python, "-m", "monai.bundle", "run", "--config_file", str(config), "--dataset_dir", tiny_data.parent]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    for other in ("ttl_monai", "pytest"):  # the second stands for what only developers have
+        nothing = subprocess.run([python, "-c", f"import {other}"], cwd=tmp_path, env=environment, capture_output=True)
+        assert f"No module named '{other}'".encode() in nothing.stderr
+    third, data = tmp_path / "third", ["--dataset_dir", listed.parent]
+    third.mkdir()
+    train, evaluate = (str(packed / "configs" / f"{each}.json") for each in ("train", "evaluate"))
+    for cwd, config, settings, written in (
+        (packed, "configs/inference.json", [], "*"),
+        (third, train, ["--datalist", listed, "--max_epochs", "1"], "run.json"),
+        (third, str([train, evaluate]), ["--datalist", listed], "metrics.json"),
+    ):
+        output = tmp_path / "out" / f"{Path(config).stem}-{cwd.name}"
+        command = [python, "-m", "monai.bundle", "run", "--config_file", config, *data, *settings]
         command += ["--output_dir", output]
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert (output / "predictions.csv").is_file()
-    assert not list((tmp_path / "third").iterdir())
+        assert any(path.is_file() for path in output.rglob(written))
+    assert not list(third.iterdir())

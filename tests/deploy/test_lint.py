@@ -13,7 +13,7 @@ from ttl_monai.cli import main
 from ttl_monai.deploy.allowed import collect_allowed, load_allowed
 from ttl_monai.deploy.findings import findings_table
 from ttl_monai.deploy.lint import lint_bundle
-from ttl_monai.deploy.manifest import FILE_LIMIT, write_manifest
+from ttl_monai.deploy.manifest import FILE_LIMIT, MADE_BY_USE, write_manifest
 
 REPO = Path(__file__).resolve().parents[2]
 TRAIN = "configs/train.json"
@@ -284,6 +284,21 @@ def test_large_files_may_be_there_but_only_with_their_hash(packed, edit):
     assert texts(packed) == []
     (packed / "models/large.txt").write_text("y")
     assert texts(packed)[0].startswith("models/large.txt : sha256 ")
+
+
+@pytest.mark.parametrize(
+    ("folder", "remedy"),
+    [*((each, "what runs have left: move it elsewhere, or lint a") for each in MADE_BY_USE), ("x", "remove")],
+)
+def test_results_of_runs_are_told_as_such(folder, remedy, bundle, capsys):
+    (bundle / folder / "ttl").mkdir(parents=True)
+    for name in ("run.json", "model.pt"):
+        (bundle / folder / "ttl" / name).write_text("{}")
+    [finding] = lint_bundle(bundle)
+    assert (finding.file, finding.found) == (folder, f"the folder '{folder}'")
+    assert finding.remedy.startswith(remedy)
+    assert main(["lint", str(bundle)]) == 1
+    assert f"1 finding: run nothing of {bundle} before that is cleared" in capsys.readouterr().out
 
 
 def test_command_tells_by_its_status(packed, edit, capsys):

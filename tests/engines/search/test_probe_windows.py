@@ -75,7 +75,7 @@ def test_the_probe_is_fitted_on_windows_and_scored_by_series(space, tmp_path):
     assert row["metrics"]["val_sensitivity"] == pytest.approx(called[truth == 1].mean())
 
 
-def test_volumes_are_prepared_once_before_the_first_cell(tmp_path_factory, monkeypatch):
+def test_volumes_are_prepared_once_before_the_first_cell(tmp_path_factory, monkeypatch, caplog):
     """Later cells read no file of the data set; and the cells of the SVCCA search run on windows, as `ttl svcca`."""
     few = partial(ResNet, "basic", [1, 1, 1, 1], [4, 8, 8, 8], spatial_dims=3, n_input_channels=1)  # channels
     monkeypatch.setitem(backbones.REGISTRY, "few3d", few)
@@ -110,6 +110,8 @@ def test_volumes_are_prepared_once_before_the_first_cell(tmp_path_factory, monke
     assert [row["point"] for row in compared["points"]] == ["layer1.0", None]
     assert all(0 < row["mean"] < 1 for row in compared["points"])
     out = folder / "out"
-    assert main(["svcca", "initial", str(folder / "runs/whole"), "--points", "layer1", "--out", str(out)]) == 0
+    words = ["--dataset_dir", str(datalist.parent), "--datalist", str(datalist), "--points", "layer1"]
+    assert main(["svcca", "initial", str(folder / "runs/whole"), *words, "--out", str(out)]) == 0
+    assert "another datalist" not in caplog.text
     (row,) = json.loads((out / "similarity.json").read_text())["points"]
     assert row["mean"] == pytest.approx(compared["points"][0]["mean"], abs=1e-3)

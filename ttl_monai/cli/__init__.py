@@ -26,17 +26,26 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
 
+    @property
+    def verbs(self) -> dict[str, Parser]:
+        """The parsers of the verbs; none of a verb's own parser."""
+        return {
+            name: parser
+            for each in self._actions
+            if isinstance(each, argparse._SubParsersAction)
+            for name, parser in each.choices.items()
+        }
+
     def error(self, message: str) -> NoReturn:
         """Print usage and error, with the nearest option or verb, and exit with status 2."""
-        subparsers = [each.choices for each in self._actions if isinstance(each, argparse._SubParsersAction)]
-        known = [*self._option_string_actions, *(name for choices in subparsers for name in choices)]
+        known = [*self._option_string_actions, *self.verbs]
         words = re.findall(r"(?<![\w-])(--[\w-]+)|invalid choice: '([^']*)'", message)
         wrong = [word for pair in words for word in pair if word and word not in known]
         near = [name for word in wrong for name in difflib.get_close_matches(word, known, 1)]
         super().error(message + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+def build_parser(verbs: Sequence[str] = VERBS) -> Parser:
     """The parser of the command line.
 
     Args:
@@ -70,8 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser(argv[:1] if argv[:1] and argv[0] in VERBS else VERBS)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        verbs: Any = next(each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction))
-        verbs[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.verbs[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(arguments.run(arguments) or 0)
     except (ValueError, TypeError, OSError) as error:

@@ -12,7 +12,10 @@ from monai.bundle import ConfigWorkflow
 
 from ttl_monai.engines.workflow import told_cause
 
-__all__ = ["config_files", "open_workflow", "quiet"]
+__all__ = ["PLACES", "config_files", "open_workflow", "quiet"]
+
+PLACES = ("bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir")
+"""Ids of train.json whose values are paths of one machine: where a training reads and writes, not what is trained."""
 
 
 def config_files(bundle: str | Path, overlays: Sequence[str], entry: str = "train.json") -> list[str]:

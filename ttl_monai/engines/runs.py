@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from monai.bundle.config_parser import ConfigParser
 
-from ttl_monai.engines.configs import quiet
+from ttl_monai.engines.configs import PLACES, quiet
 from ttl_monai.engines.workflow import find_workflow, literal, running_workflow
 from ttl_monai.handlers.files import file_sha256
 from ttl_monai.networks import count_macs, count_params
@@ -22,7 +22,6 @@ from ttl_monai.networks.checkpoints import LoadReport
 logger = logging.getLogger(__name__)
 
 GIVEN = "given"  # what run.json has for a path that somebody passed
-_PLACES = ("bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir")
 
 
 def model_spec() -> dict[str, Any]:
@@ -85,7 +84,7 @@ def run_facts(network: torch.nn.Module, *, device: torch.device) -> dict[str, An
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     """The config without the paths that were passed; the expressions of the bundle stay."""
-    passed = {name: config[name] for name in _PLACES if isinstance(config.get(name), str)}
+    passed = {name: config[name] for name in PLACES if isinstance(config.get(name), str)}
     return config | {name: GIVEN for name, path in passed.items() if not path.startswith(("$", "@", "%"))}
 
 

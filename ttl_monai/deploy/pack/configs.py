@@ -9,13 +9,14 @@ from typing import Any
 
 from ttl_monai.deploy.pack.run import FinishedRun
 from ttl_monai.deploy.packed import ADDED, code_item, to_packed
+from ttl_monai.engines.configs import PLACES
 
 __all__ = ["script_config", "write_configs", "write_json", "write_model_record"]
 
 INFERENCE = "inference.json"
 # Of a run's config: where and how it ran, on how many processes, and what overlays are put on. Not what was trained.
 CIRCUMSTANCES = {
-    *("_desc_", "imports", "bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir", "resume"),
+    *("_desc_", "imports", *PLACES, "resume"),
     *("rank", "is_not_rank0", "device", "num_workers", "data", "class_names", "network", "record", "checkpoint"),
     *("initialize", "run"),
 }

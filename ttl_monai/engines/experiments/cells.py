@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from monai.bundle.config_parser import ConfigParser
 
-from ttl_monai.engines.configs import config_files, open_workflow, quiet
+from ttl_monai.engines.configs import PLACES, config_files, open_workflow, quiet
 from ttl_monai.engines.search.space import KNOB
 from ttl_monai.handlers.files import file_sha256
 
@@ -24,7 +24,7 @@ _CUT = ("LWFT", "TF", "TTL")  # those that are made at a point
 _LIST = "SHA-256 of the datalist"
 # Ids of train.json that say where and how fast a training runs and what it records, not what is trained.
 _PLACES = {
-    *("_meta_", "_desc_", "imports", "bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir"),
+    *("_meta_", "_desc_", "imports", *PLACES),
     *("device", "num_workers", "rank", "is_not_rank0", "resume", "record", "checkpoint", "initialize", "run"),
 }
 # What is said while a cell is done: warnings, one line an epoch, and where an interrupted one goes on.

@@ -16,7 +16,7 @@ from torch import nn
 from ttl_monai.data.build import to_json
 from ttl_monai.data.datalist import Datalist
 from ttl_monai.data.seal import seal
-from ttl_monai.engines.configs import config_files, open_workflow, quiet
+from ttl_monai.engines.configs import PLACES, config_files, open_workflow, quiet
 from ttl_monai.engines.search.space import Space, sources_hash, versions
 from ttl_monai.engines.workflow import literal
 from ttl_monai.handlers.files import write_atomically
@@ -26,7 +26,7 @@ from ttl_monai.networks.points import find_point
 
 # What says where or how fast a training runs, or is set by the search itself: no part of what is trained.
 _NO_PART = {
-    *("_meta_", "_desc_", "imports", "bundle_root", "dataset_dir", "datalist", "demo_dir", "cache_dir", "output_dir"),
+    *("_meta_", "_desc_", "imports", *PLACES),
     *("device", "num_workers", "rank", "is_not_rank0", "resume", "seed", "strategy", "cuts", "demo", "protocol"),
 }
 

@@ -160,6 +160,11 @@ def fixed(value: float | None, digits: int = 3) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def px(size: int | Sequence[int]) -> str:
+    """The size of images in short: one number where they are square."""
+    return f"{size if isinstance(size, int) else 'x'.join(map(str, size))} px"
+
+
 def interval(value: float | None, pair: Sequence[float] | None, digits: int = 3) -> str:
     """A number with its 95 % interval in brackets, this only where it is known."""
     return fixed(value, digits) + ("" if pair is None else f" ({fixed(pair[0], digits)} to {fixed(pair[1], digits)})")

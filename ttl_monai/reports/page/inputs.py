@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ttl_monai.reports.page.blocks import px
 from ttl_monai.reports.page.runs import Run, read_json
 
 KEY = re.compile(r"([0-9a-f]{12})[0-9a-f]{52}([#_-]\d+)?")  # a pseudonym, and the number of a slice or series
@@ -127,8 +128,7 @@ def _named(runs: Sequence[Run]) -> list[Run]:
     """The runs with titles: strategy and cut, then network, start, size, seed, a number, as it takes to tell them."""
     titles = [" ".join(filter(None, (run.record["strategy"], run.cut))) for run in runs]
     starts = [f", from {run.start}" if run.start else "" for run in runs]
-    sizes = [run.spec["spatial_size"] for run in runs]
-    pixels = [f", {'x'.join(map(str, size)) if isinstance(size, list) else size} px" for size in sizes]
+    pixels = [f", {px(run.spec['spatial_size'])}" for run in runs]
     networks, seeds = [f", {run.network}" for run in runs], [f", seed {run.record['seed']}" for run in runs]
     for more in (networks, starts, pixels, seeds):
         longer = [title + end for title, end in zip(titles, more, strict=True)]

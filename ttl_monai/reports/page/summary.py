@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from ttl_monai.reports.page.blocks import fixed, interval, numbers, spread
+from ttl_monai.reports.page.blocks import fixed, interval, numbers, px, spread
 from ttl_monai.reports.page.inputs import Inputs, comparable
 from ttl_monai.reports.page.runs import Run
 from ttl_monai.reports.page.strategies import head_of, metric_keys, run_differences
@@ -74,8 +74,7 @@ def _of_table(table: Mapping[str, Any], found: Summary, *, several: bool) -> Non
         parts.append(f"{head_of(key)} {spread(values)}, FTL {spread(numbers(whole['repeats'], key))}")
     else:
         parts.append(f"{head_of(key)} {spread(values)}")
-    size = table.get("spatial_size")
-    pixels = "" if size is None else f" at {'x'.join(map(str, size)) if isinstance(size, list) else size} px"
+    pixels = f" at {px(table['spatial_size'])}" if table.get("spatial_size") is not None else ""
     which = f", {table['backbone']} from {table['weights']}{pixels}" if several else ""
     found.sentences.append(f"On {table['dataset']}{which}, {'; '.join(parts)}.")
     _tiles(found, name, head_of(key), spread(values), row, whole)
